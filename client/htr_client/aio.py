@@ -122,10 +122,16 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
                 await source.aclose()
 
     async def find_page(
-        self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
+        self,
+        image: Image,
+        *,
+        line_finder: str = LINE_FINDER,
+        timeout: float | None = None,
+        source: str | None = None,
+        name: str = "",
     ) -> Page:
         """Finds the lines of a page; see `HtrClient.find_page`."""
-        name = name or name_of(image)
+        name = str(source or name or name_of(image))
 
         def find(wait: _Wait) -> Page:
             find_maps, lines = self._models_of_page(line_finder, timeout, None, wait)
@@ -134,13 +140,19 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
         return await _in_thread(find)
 
     async def transcribe_page(
-        self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
+        self,
+        image: Image,
+        *,
+        line_finder: str = LINE_FINDER,
+        timeout: float | None = None,
+        source: str | None = None,
+        name: str = "",
     ) -> Page:
         """Finds the lines of a page and transcribes them; see `HtrClient.transcribe_page`."""
-        name = name or name_of(image)
+        name = str(source or name or name_of(image))
 
         def read(wait: _Wait) -> Page:
-            find_maps, lines = self._models_of_page(line_finder, timeout, path_of(image) or name, wait)
+            find_maps, lines = self._models_of_page(line_finder, timeout, source or path_of(image) or name, wait)
             return read_page(image, find_maps, lines, name, self.max_pixels, lines.try_out)
 
         return await _in_thread(read)

@@ -26,7 +26,7 @@ from htr_client.errors import (
     UnexpectedAnswer,
 )
 from htr_client.image_files import Image, pack_with_pixels, path_of
-from htr_client.known_versions import KnownVersion, KnownVersions
+from htr_client.known_versions import KnownVersion, KnownVersions, half_deployed
 from htr_client.language import LanguageModel
 from htr_client.line_answers import believed
 from htr_client.metrics import ClientMetrics
@@ -34,7 +34,7 @@ from htr_client.model_facts import MAX_PIXELS
 from htr_client.network import connection
 from htr_client.network.connection import Metadata
 from htr_client.network.endpoint import Endpoint
-from htr_client.network.retries import Outage, bounded, patiently, pause, remaining
+from htr_client.network.retries import Outage, bounded, patiently, pause, remaining, while_busy
 from htr_client.pages.reading import SIGNATURE
 from htr_client.request_log import RequestLog
 from htr_client.results import Character, Timings, Transcription, VersionStatus
@@ -166,9 +166,9 @@ class BaseClient(Generic[TransportT]):
         try:
             return self._pack(given.image, given.source)._replace(later=given.later)
         except ImageError as error:
-            return self.failed(error, given.source, 0.0, later=given.later)
+            return self._failed(error, given.source, 0.0, later=given.later)
 
-    def failed(
+    def _failed(
         self, error: ImageError, source: str | None, seconds: float, version: int = 0, later: Later | None = None
     ) -> Transcription:
         """The result of an image that cannot be transcribed, which is counted, now or later."""
@@ -208,7 +208,7 @@ class BaseClient(Generic[TransportT]):
         for sent, frames, row in zip(batch, answer.frames.tolist(), decoded, strict=True):
             if frames == 0:
                 refused = ImageError("refused", "The model's graph did not take the image.")
-                results.append(self.failed(refused, sent.source, sent.seconds, answer.version, sent.later))
+                results.append(self._failed(refused, sent.source, sent.seconds, answer.version, sent.later))
                 continue
             width = sent.image.width
             row, suspicions = believed(row, sent.look, width, sent.image.height, frames)
@@ -245,7 +245,7 @@ class BaseClient(Generic[TransportT]):
                 # Another caller's image may have spoiled the server's batch: a second chance for one that seems good.
                 [result] = yield from self._transcribe(batch, deadline)
         except ImageError as error:
-            result = self.failed(error, source, 0.0)
+            result = self._failed(error, source, 0.0)
         if result.error is not None:
             raise result.error
         return result
@@ -255,14 +255,21 @@ class BaseClient(Generic[TransportT]):
     ) -> Steps[list[Transcription]]:
         """One batch of transcribe_many: patient with the server, and no image spoils another."""
         refused: tuple[type[HtrError], ...] = (ImageError, RequestTooLarge)
-        if len(batch) > 1:  # a single image waits until there is memory for it
-            refused = (*refused, OutOfMemory)
-        refusals = 0
+        if len(batch) > 1:  # a single image waits until there is memory, or time, for it
+            refused = (*refused, OutOfMemory, TimedOut)
+        refusals = late = 0
         while len(batch) == 1 or not self._too_large(batch, outage):
             try:
                 return (yield from patiently(lambda: self._transcribe(batch, self._deadline(timeout)), outage, refused))
             except refused as error:
-                outage.over()
+                if isinstance(error, TimedOut):
+                    late += 1
+                    if not outage.bearable(error) or (yield pause(late)):
+                        raise
+                    if late == 1:  # as it is once more, since the server may have been held up
+                        continue
+                else:
+                    outage.over()
                 refusals += 1
                 self._learn(batch, error, outage)
                 if len(batch) > 1:
@@ -270,7 +277,7 @@ class BaseClient(Generic[TransportT]):
                 if refusals == 2:
                     if not isinstance(error, ImageError):
                         error = ImageError("too_large", error.what)
-                    return [self.failed(error, batch[0].source, batch[0].seconds, later=batch[0].later)]
+                    return [self._failed(error, batch[0].source, batch[0].seconds, later=batch[0].later)]
         half = (len(batch) + 1) // 2
         results = yield from self._transcribe_patiently(batch[:half], outage, timeout)
         return results + (yield from self._transcribe_patiently(batch[half:], outage, timeout))
@@ -283,7 +290,8 @@ class BaseClient(Generic[TransportT]):
         for attempt in range(10**9):
             headers = self._headers()
             try:
-                response = yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, headers)
+                ask = Ask(messages.PREDICT, request, messages.PredictResponse, deadline, headers)
+                response = yield from while_busy(ask)
                 read = functools.partial(read_answer, response, len(batch), headers)
                 # Of one image it takes less time than a thread does; of a batch it would hold up an event loop.
                 answer = (yield read) if len(batch) > 1 else read()
@@ -295,7 +303,7 @@ class BaseClient(Generic[TransportT]):
                 except ModelNotFound as error:
                     # The version that answered has been unloaded since, or other servers do not have it (yet).
                     # Whatever answers next may be a known version, and is one that is there.
-                    absent = _half_deployed(error, answer.version)
+                    absent = half_deployed(error, answer.version)
                     wait = pause(attempt)
                     if time.monotonic() + wait > deadline or (yield wait):
                         raise absent from error
@@ -362,8 +370,9 @@ class BaseClient(Generic[TransportT]):
         pinned = version if version is not None else self._version
         request = messages.predict_request(self.model, pinned, label, signature, {"query": [b""]})
         for left in reversed(range(queries)):
+            ask = Ask(messages.PREDICT, request, messages.PredictResponse, deadline, self._headers())
             try:
-                return (yield Ask(messages.PREDICT, request, messages.PredictResponse, deadline, self._headers()))
+                return (yield from while_busy(ask))
             except ModelNotFound:
                 if not left:
                     raise
@@ -375,7 +384,7 @@ class BaseClient(Generic[TransportT]):
         answer = messages.PredictResponse
 
         def ask() -> Steps[Any]:
-            return (yield Ask(messages.PREDICT, request, answer, self._deadline(timeout), self._headers()))
+            return while_busy(Ask(messages.PREDICT, request, answer, self._deadline(timeout), self._headers()))
 
         outage = Outage(self._patience)
         try:
@@ -394,7 +403,8 @@ class BaseClient(Generic[TransportT]):
         request = messages.GetModelStatusRequest()
         request.model_spec.name = self.model
         answer = messages.GetModelStatusResponse
-        response = yield Ask(messages.GET_MODEL_STATUS, request, answer, self._deadline(timeout), self._headers())
+        ask = Ask(messages.GET_MODEL_STATUS, request, answer, self._deadline(timeout), self._headers())
+        response = yield from while_busy(ask)
         states = messages.ModelVersionStatus.State
         return [
             VersionStatus(status.version, states.Name(status.state), status.status.error_message)
@@ -418,13 +428,14 @@ class BaseClient(Generic[TransportT]):
         return time.monotonic() + (bounded(timeout) if timeout is not None else self.timeout)
 
     def _learn(self, batch: Sequence[Sent], error: HtrError, outage: Outage) -> None:
-        """Remembers a smaller limit of the server; that of its memory, which others use too, for one run only."""
+        """Remembers a smaller limit of the server; of its memory and time, which others use too, for one run only."""
         if limit := re.search(r"maximum input batch size (\d+)", error.what):
             self._batch_size = max(1, min(self._batch_size, int(limit.group(1))))
         limit = re.search(r"larger than max \(\d+ vs\. (\d+)\)", error.what)
-        if limit and int(limit.group(1)) < self._max_message_bytes:  # else it was the answer, and the limit this one's
+        # Else it was the answer, and the limit this client's: older gRPC does not tell the two apart.
+        if limit and int(limit.group(1)) < self._max_message_bytes:
             self._batch_bytes = min(self._batch_bytes, int(limit.group(1)) - _REQUEST_OVERHEAD)
-        if isinstance(error, OutOfMemory):
+        if isinstance(error, (OutOfMemory, TimedOut)):
             outage.batch_size = min(outage.batch_size, len(batch) // 2)
 
     def _too_large(self, batch: Sequence[Sent], outage: Outage) -> bool:
@@ -432,12 +443,3 @@ class BaseClient(Generic[TransportT]):
         if len(batch) > min(self._batch_size, outage.batch_size):
             return True
         return sum(len(sent.image.data) for sent in batch) > self._batch_bytes
-
-
-def _half_deployed(error: ModelNotFound, version: int) -> ModelNotFound:
-    """The error of a version that has answered, and which no server knew when it was asked for its alphabet."""
-    advice = (
-        f"Version {version} has just answered: where there are several servers, only some of them may have it (yet). "
-        "Try again, and compare what `htr versions --server HOST:PORT` says of each."
-    )
-    return ModelNotFound(error.what, advice=advice, code=error.code, retryable=True)

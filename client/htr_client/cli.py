@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from htr_client import __version__
-from htr_client.errors import AlphabetMismatch, HtrError, of_system
+from htr_client.errors import AlphabetMismatch, HtrError, ModelNotFound, of_system
 from htr_client.files import LINE_FORMATS, PAGE_FORMATS, expand
 from htr_client.progress import Bar, Waiting
 from htr_client.streams import discard, quiet_opencv, replace_missing, take_every_text, warnings_as_lines
@@ -183,7 +183,7 @@ def client_from(args: argparse.Namespace, decoder: "Decoder | DecoderOf | None" 
         ValueError: When a number is impossible, settings contradict each other, an address is not one, or a certificate
             or key is not PEM.
         OSError: When a certificate or key cannot be read.
-        HtrError: When the server does not answer.
+        HtrError: When the server does not answer, or has no model of a name that is a path.
     """
     _check_numbers(args, batch_size=1, in_flight=1, patience=0)
     if not args.timeout > 0:  # nor NaN
@@ -207,6 +207,12 @@ def client_from(args: argparse.Namespace, decoder: "Decoder | DecoderOf | None" 
     else:
         with Waiting(f"Waiting for a server at {client.server} ..."):
             client.connect(max(1.0, args.patience))  # however impatient, one attempt to connect takes its time
+    if os.path.basename(args.model) != args.model:  # as of a path, such as other commands take for a model
+        try:
+            client.model_status()
+        except ModelNotFound as error:
+            advice = "--model is the name of a served model here: `htr read` takes the folder of a model."
+            raise ModelNotFound(f"The server has no model {args.model!r}.", advice=advice, code=error.code) from error
     return client
 
 
@@ -221,12 +227,13 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         Exit code: 0 when every image was transcribed, 1 when one or more were not (or lines of them) or the server
         failed, 2 for wrong usage, 130 after Ctrl-C.
     """
-    from htr_client.image_files import read_file
-    from htr_client.kinds import failure, suspicions, transcribe
-    from htr_client.output import ResultWriter, one_field, plain
-
     take_every_text(sys.stdout)
     try:
+        # They load libraries for a second, in which Ctrl-C may be pressed, too.
+        from htr_client.image_files import read_file
+        from htr_client.kinds import failure, suspicions, transcribe
+        from htr_client.output import ResultWriter, one_field, plain
+
         paths = list(expand(args.images))
         if "-" in paths and sys.stdin is None:
             raise ValueError("standard input (-) is closed: name a file, or pipe an image in")

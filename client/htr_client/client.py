@@ -136,17 +136,29 @@ class HtrClient(BaseClient[Transport]):
             senders.shutdown(wait=False, cancel_futures=True)
 
     def find_page(
-        self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
+        self,
+        image: Image,
+        *,
+        line_finder: str = LINE_FINDER,
+        timeout: float | None = None,
+        source: str | None = None,
+        name: str = "",
     ) -> Page:
         """Finds the lines of a page; as `transcribe_page`, which also transcribes them.
 
         The recogniser is asked about a few of them, to see which way up the page is.
         """
-        find_maps, lines = self.models_of_page(line_finder, timeout)
-        return find_page(image, find_maps, name or name_of(image), self.max_pixels, lines.try_out)
+        find_maps, lines = self._models_of_page(line_finder, timeout)
+        return find_page(image, find_maps, str(source or name or name_of(image)), self.max_pixels, lines.try_out)
 
     def transcribe_page(
-        self, image: Image, *, line_finder: str = LINE_FINDER, timeout: float | None = None, name: str = ""
+        self,
+        image: Image,
+        *,
+        line_finder: str = LINE_FINDER,
+        timeout: float | None = None,
+        source: str | None = None,
+        name: str = "",
     ) -> Page:
         """Finds the lines of a page and transcribes them.
 
@@ -155,7 +167,8 @@ class HtrClient(BaseClient[Transport]):
             line_finder: Name of the line finder on the server; the client's model transcribes what it finds.
             timeout: Seconds for each request, to the line finder and of lines, which is tried again as by
                 `transcribe_many`; by default the client's.
-            name: Name of the image for the page; by default that of its file.
+            source: Name of the image for the page and the log; by default that of its file, and its path.
+            name: Name of the image for the page alone, as `source` was called before.
 
         Returns:
             The page with its lines in reading order, for `htr_client.pages.write`. A line that the server did not take
@@ -166,11 +179,11 @@ class HtrClient(BaseClient[Transport]):
             HtrError: When the service fails, as of `transcribe_many`; `ModelNotFound` where the server has no line
                 finder.
         """
-        name = name or name_of(image)
-        find_maps, lines = self.models_of_page(line_finder, timeout, path_of(image) or name)
+        name = str(source or name or name_of(image))
+        find_maps, lines = self._models_of_page(line_finder, timeout, source or path_of(image) or name)
         return read_page(image, find_maps, lines, name, self.max_pixels, lines.try_out)
 
-    def models_of_page(
+    def _models_of_page(
         self, line_finder: str = LINE_FINDER, timeout: float | None = None, source: str | None = None
     ) -> tuple[FindMaps, PageLines]:
         """The line finder and the recogniser of the lines of one page, as `htr_client.pages.reading` takes them.

@@ -67,7 +67,7 @@ class ServerUnavailable(HtrError):
     """Nobody answers at the address, the connection broke, or the server is starting or stopping (UNAVAILABLE)."""
 
     retryable = True
-    advice = "Check the address and that the server runs; calls were already retried with backoff."
+    advice = "Check the address and that the server runs, or try again later."
 
 
 class ServerBusy(HtrError):

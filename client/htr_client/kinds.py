@@ -63,7 +63,7 @@ def transcribe(client: HtrClient, images: Iterable[Image], kind: str) -> Iterato
                     yield replace(line, suspicions=(*of_one_line(line), _NO_LINE_FINDER))
                 continue
             except ImageError as error:
-                yield client.failed(error, image_files.path_of(image), 0.0)
+                yield client._failed(error, image_files.path_of(image), 0.0)
                 continue
             if kind == "page" or is_page(page):
                 yield page
@@ -152,7 +152,7 @@ def _looked_at(images: Iterable[Image], kind: str) -> Iterator[tuple[Image, bool
 def _page(client: HtrClient, image: Image, name: str, kind: str) -> Page:
     """What is found in an image, with text if it is a page."""
     grey = image_files.load(image, client.max_pixels)
-    find_maps, lines = client.models_of_page(source=image_files.path_of(image) or name)
+    find_maps, lines = client._models_of_page(source=image_files.path_of(image) or name)
     page = find_page(grey, find_maps, name, client.max_pixels, lines.try_out)
     if kind == "auto" and not is_page(page):
         return page

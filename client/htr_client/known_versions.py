@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from htr_client.decoding import Alphabet, Decoder
+from htr_client.errors import ModelNotFound
 
 # Each holds a compiled language model. Of a rollout there are two versions, and a label may stay on a third one.
 _KEPT = 3
@@ -76,3 +77,17 @@ class KnownVersions:
         self._kept[version] = (known, now)
         for oldest in list(self._kept)[:-_KEPT]:
             del self._kept[oldest]
+
+
+def half_deployed(error: ModelNotFound, version: int) -> ModelNotFound:
+    """The error of a version that has answered, and which no server knew when it was asked for its alphabet.
+
+    Args:
+        error: Failure of that question.
+        version: The version.
+    """
+    advice = (
+        f"Version {version} has just answered: where there are several servers, only some of them may have it (yet). "
+        "Try again, and compare what `htr versions --server HOST:PORT` says of each."
+    )
+    return ModelNotFound(error.what, advice=advice, code=error.code, retryable=True)

@@ -20,14 +20,13 @@ def words(count, seed=0):
 def refuse(model, why):
     """Has a model of a server refuse with RESOURCE_EXHAUSTED what `why` gives words for, given the request.
 
-    Returns the numbers of images that were refused. The channel does not repeat the call, which would take seconds.
+    Returns the numbers of images that were refused.
     """
     answer, refused = model.predict, []
 
     def predict(request, context):
         if words := why(request):
             refused.append(len(request.inputs["image_bytes"].string_val))
-            context.set_trailing_metadata((("grpc-retry-pushback-ms", "-1"),))
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, words)
         return answer(request, context)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -142,6 +143,65 @@ def test_calls_in_flight_go_on_while_another_connection_is_opened(asynchronous, 
         go_on.set()
         old.stop()
         new.stop()
+
+
+class Resolver:
+    """A DNS server that knows one address, or none, for every name."""
+
+    def __init__(self):
+        self.known = None
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        threading.Thread(target=self._answer, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._socket.sendto(b"", ("127.0.0.1", self.port))
+
+    def _answer(self):
+        with self._socket:
+            while (received := self._socket.recvfrom(2048))[0]:
+                query, asker = received
+                end = query.index(b"\0", 12) + 5
+                known, answer = self.known, b""
+                if known is not None and query[end - 4 : end - 2] == b"\0\x01":  # an IPv4 address is asked for
+                    answer = struct.pack(">HHHIH4s", 0xC00C, 1, 1, 1, 4, socket.inet_aton(known))
+                counts = struct.pack(">HHHHH", 0x8180 if known else 0x8183, 1, bool(answer), 0, 0)
+                self._socket.sendto(query[:2] + counts + query[12:end] + answer, asker)
+
+
+def test_one_name_whose_server_has_moved(kind):
+    """No call fails: the name is looked up again within a second."""
+    old = ServerAt("127.0.0.1")
+    new = ServerAt("127.0.0.2", old.port)
+    with Resolver() as dns, new, kind(f"dns://127.0.0.1:{dns.port}/htr.example:{old.port}") as client:
+        dns.known = "127.0.0.1"
+        assert client.transcribe(png("a")).text == "a"
+        dns.known = "127.0.0.2"
+        old.stop()
+        assert client.transcribe(png("b")).text == "b" and new.model.batches == [1]
+
+
+def test_one_name_that_is_not_known_for_a_while(kind, monkeypatch):
+    """As that of a headless service none of whose servers is ready; gRPC would ask again after longer and longer."""
+    monkeypatch.setattr("htr_client.network.addresses._LOOKUP_SECONDS", 0.0)
+    old = ServerAt("127.0.0.1")
+    new = ServerAt("127.0.0.2", old.port)
+    with Resolver() as dns, new, kind(f"dns://127.0.0.1:{dns.port}/htr.example:{old.port}") as client:
+        for _ in range(3):
+            with pytest.raises(ServerUnavailable, match=r"is not known\. Check the address of the server"):
+                client.transcribe(png("a"))
+        dns.known = "127.0.0.1"
+        assert client.transcribe(png("b")).text == "b"
+        dns.known = None
+        old.stop()
+        with pytest.raises(ServerUnavailable):
+            client.transcribe(png("c"))
+        dns.known = "127.0.0.2"
+        assert client.transcribe(png("d")).text == "d" and new.model.batches == [1]
 
 
 def test_a_name_that_is_not_known_is_left_out_while_another_one_is(kind, server, names):

@@ -121,6 +121,14 @@ def test_the_versions_own_language_model(call, folder, server):
     assert lines[0] == call(folder / "b.png")[1].splitlines()[0] and len(lines) == 2
 
 
+def test_a_path_for_the_name_of_a_served_model(call, server, tmp_path):
+    (tmp_path / "a.png").write_bytes(png("a"))
+    code, _, err = call(tmp_path / "a.png", "--model", "workspace/serving_model/htr")
+    assert code == 1 and "has no model 'workspace/serving_model/htr'. --model is the name of a served model" in err
+    server.model.name = "team/htr"
+    assert call(tmp_path / "a.png", "--model", "team/htr")[0] == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -450,6 +458,23 @@ def test_interrupted(server, folder):
         running.send_signal(signal.SIGINT)
         assert running.communicate(timeout=20) == (b"", b"Interrupted.\n")
     assert running.returncode == 130
+
+
+def test_an_interrupt_before_libraries_are_loaded(call, tmp_path, monkeypatch):
+    """They take the command's first second."""
+
+    class Interrupting:
+        def find_spec(self, name, path=None, target=None):
+            if name == "htr_client.kinds":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "htr_client.kinds", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    try:
+        told = call(tmp_path / "a.png")
+    except KeyboardInterrupt:  # which would end the whole session
+        told = None
+    assert told == (130, "", "Interrupted.\n")
 
 
 def test_help_needs_no_grpc():

@@ -299,6 +299,16 @@ def test_lines_that_only_tell_which_way_up_a_page_is_are_no_answers(
     assert {row["source"] for row in found} == {page}
 
 
+def test_a_page_takes_the_name_that_transcribe_takes(kind, server, tmp_path, page):
+    log = RequestLog(tmp_path / "log", rate=1)
+    with kind(server.address, log=log) as client:
+        assert client.find_page(page, source="form 12").image == "form 12"
+        assert client.transcribe_page(page, source="form 12").image == "form 12"
+        assert client.transcribe_page(page, name="old.png").image == "old.png"
+    log.close()
+    assert [row["source"] for row in rows(tmp_path / "log")] == ["form 12"] * 5 + [page] * 5
+
+
 def test_lines_of_images_of_all_kinds_name_their_page(server, tmp_path, page):
     log = RequestLog(tmp_path / "log", rate=1)
     with HtrClient(server.address, log=log) as client:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import threading
 import time
 from concurrent.futures import Future
@@ -12,7 +13,15 @@ import numpy as np
 import pytest
 
 from htr_client import AsyncHtrClient, ImageError
-from htr_client.errors import HtrError, ModelNotFound, OutOfMemory, ServerBusy, ServerUnavailable
+from htr_client.errors import (
+    HtrError,
+    ModelNotFound,
+    OutOfMemory,
+    RequestTooLarge,
+    ServerBusy,
+    ServerUnavailable,
+    TimedOut,
+)
 from htr_client.image_files import PackedImage
 from htr_client.network.retries import Outage, pause
 from htr_client.results import Timings, Transcription
@@ -100,6 +109,9 @@ def test_an_answer_larger_than_the_limit_is_asked_for_in_parts(kind, server):
     texts = ["abcdefghijkl"] * 32  # 24 frames x 27 classes x 4 bytes x 32 rows = 83 KB
     with kind(server.address, max_message_bytes=40 * 1024) as client:
         assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
+    with kind(server.address, max_message_bytes=10 * 1024) as client, pytest.raises(RequestTooLarge) as error:
+        client.transcribe(png("abcdefghijklmnopqrstuvwxyz" * 3))
+    assert re.match(r"The answer of \d+ bytes is larger than max_message_bytes \(10240\)\.", str(error.value))
 
 
 def test_a_smaller_limit_of_messages_is_learnt(kind, server):
@@ -133,6 +145,33 @@ def test_batches_that_a_server_lacks_the_memory_for_are_halved(kind, server):
         for _ in range(2):
             assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
     assert refused == [32, 16] * 2, "once in a run: the next one may find more memory"
+
+
+def test_batches_that_a_server_has_no_time_for_are_halved(kind, server):
+    answer, late = server.model.predict, []
+
+    def predict(request, context):
+        count = len(request.inputs["image_bytes"].string_val)
+        if count > 8:
+            late.append(count)
+            given_up = threading.Event()
+            assert context.add_callback(given_up.set) and given_up.wait(60)
+        return answer(request, context)
+
+    server.model.predict = predict
+    texts = words(96)
+    with kind(server.address, in_flight=1, timeout=1.0, patience=30.0) as client:
+        assert [result.text for result in client.transcribe_many(map(png, texts))] == texts
+    assert late == [32, 32, 16, 16], "the other batches are made no larger than has been learnt"
+
+
+def test_a_server_that_never_has_time_is_given_up_when_patience_is_over(kind, server):
+    server.model.delay = 1.0
+    with kind(server.address, in_flight=1, timeout=0.2, patience=1.5) as client:
+        started = time.monotonic()
+        with pytest.raises(TimedOut):
+            list(client.transcribe_many([png("a")] * 32))
+        assert time.monotonic() - started < 10
 
 
 def test_a_single_image_waits_for_the_memory_of_a_server(client, server):

@@ -1,5 +1,9 @@
 """The clients, image by image, against a server whose answers are known and that misbehaves on demand."""
 
+import collections
+import contextlib
+import socket
+import threading
 import time
 
 import grpc
@@ -11,7 +15,9 @@ from htr_client.beam import PrefixBeamSearch
 from htr_client.errors import (
     ModelNotFound,
     ModelUnusable,
+    OutOfMemory,
     RequestRefused,
+    RequestTooLarge,
     ServerBusy,
     ServerFault,
     ServerUnavailable,
@@ -21,6 +27,7 @@ from htr_client.errors import (
 from htr_client.language import Lexicon
 from htr_client.spans import pixel_spans
 from htr_client.testing import ALPHABET, draw, png
+from tests.client.conftest import refuse
 
 Code = grpc.StatusCode
 
@@ -135,14 +142,91 @@ def test_unavailable_is_retried_in_the_channel(client, server):
     assert client.transcribe(png("again")).text == "again"
 
 
+class Silent:
+    """A way to a server on which nothing is said for some seconds after a connection was accepted."""
+
+    def __init__(self, server, seconds):
+        self._server, self._seconds = server, seconds
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._spawn(self._accept)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _spawn(self, work, *arguments):
+        threading.Thread(target=work, args=arguments, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):  # the listener is closed
+            while True:
+                self._spawn(self._serve, self._listener.accept()[0])
+
+    def _serve(self, near):
+        time.sleep(self._seconds)
+        with contextlib.suppress(OSError), near, socket.create_connection(("127.0.0.1", self._server.port)) as far:
+            self._spawn(self._carry, far, near)
+            self._carry(near, far)
+
+    def _carry(self, source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(2**16):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_server_that_is_slow_to_connect_takes_no_attempts(kind, server):
+    """As one far away, behind a busy proxy, or on a machine that has no time for it just then."""
+    with Silent(server, 1.0) as slow:
+        with kind(slow.address) as client:
+            client.connect(5.0)
+        with kind(slow.address) as client:
+            server.model.failures = [(Code.UNAVAILABLE, "queue full")] * 3
+            assert client.transcribe(png("again")).text == "again"
+
+
 def test_calls_cut_off_by_a_stopping_server_are_retried(client, server):
     server.model.failures = [(Code.CANCELLED, "Cancelling all calls")]
     assert client.transcribe(png("again")).text == "again"
 
 
-def test_a_full_server_is_retried(client, server):
-    server.model.failures = [(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")] * 2
-    assert client.transcribe(png("again")).text == "again"
+def test_a_full_server_is_retried(kind, server):
+    """Whatever is asked."""
+    asked = collections.Counter()
+
+    def fill(method):
+        def answer(request, context):
+            what = request.model_spec.signature_name
+            asked[what] += 1
+            if asked[what] < 3:
+                context.abort(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+            return method(request, context)
+
+        return answer
+
+    server.model.predict, server.model.status = fill(server.model.predict), fill(server.model.status)
+    with kind(server.address, timeout=60.0) as client:
+        assert client.transcribe(png("again")).text == "again"
+        assert client.model_status()[0].state == "AVAILABLE"
+    assert asked == {"serving_default": 3, "alphabet": 3, "language_model": 3, "": 3}
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("SERVER: Received message larger than max (5829193 vs. 4194304)", RequestTooLarge),
+        ("OOM when allocating tensor with shape[1,64]", OutOfMemory),
+    ],
+)
+def test_what_is_too_large_for_a_server_is_sent_once(client, server, words, error):
+    refused = refuse(server.model, lambda request: words)
+    with pytest.raises(error):
+        client.transcribe(png("a"))
+    assert refused == [1]
 
 
 @pytest.mark.parametrize(

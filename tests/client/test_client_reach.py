@@ -158,8 +158,30 @@ def test_a_rest_port_is_recognised(kind):
 
 
 def test_something_else_is_recognised(kind):
+    def greet(listener):
+        with contextlib.suppress(OSError):  # the listener is closed
+            while True:
+                with listener.accept()[0] as connection:
+                    connection.sendall(b"220 mail.example ESMTP\r\n")
+                    connection.recv(64)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=greet, args=[listener], daemon=True).start()
+        assert "is not a gRPC server" in refusal(kind, f"localhost:{listener.getsockname()[1]}")
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("tls", [None, True])
+def test_a_server_that_hangs_may_come_round(kind, tls):
+    """Its machine accepts connections for it; whoever waits for a server must not give up."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert "is not a gRPC server" in refusal(kind, f"localhost:{silent.getsockname()[1]}")
+        address = f"localhost:{silent.getsockname()[1]}"
+        with kind(address, tls=tls) as client, pytest.raises(ServerUnavailable, match="says nothing") as error:
+            client.connect(1.0)
+        assert error.value.retryable and "overloaded or hangs" in str(error.value)
+        if tls is None:
+            with kind(address, timeout=SECONDS) as client, pytest.raises(ServerUnavailable, match="says nothing"):
+                client.transcribe(png("a"))
 
 
 def test_trouble_with_encryption_is_told_apart(kind, server, certificates):

@@ -47,13 +47,15 @@ def test_metadata_that_is_no_pairs_is_told_without_its_value(kind, server, given
 
 
 def test_metadata_that_is_too_much_for_a_server_is_told_without_its_value(kind, server):
-    refuse(server.model, lambda request: "received metadata size exceeds hard limit (value length 20000 vs. 16384)")
+    told = "received metadata size exceeds hard limit (value length 20000 vs. 16384)"
+    refused = refuse(server.model, lambda request: told)
     pairs = [("x-request-id", "7"), ("authorization", "s3cret" * 9), ("x-tenant", "eight")]
     with kind(server.address, metadata=lambda: pairs) as client:
         for call in (client.transcribe, lambda image: list(client.transcribe_many([image]))):
             with pytest.raises(RequestRefused, match="the largest is 'authorization' with 54 bytes") as error:
                 call(png("a"))
             assert "s3cret" not in str(error.value) and not error.value.retryable
+    assert len(refused) == 2, "each call is sent once"
 
 
 def test_metadata_may_be_a_mapping(kind, server):

@@ -8,7 +8,7 @@ import pytest
 from htr_client import AsyncHtrClient, HtrClient
 from htr_client.aio_transport import AsyncGrpcTransport
 from htr_client.ending import Ending
-from htr_client.errors import ServerBusy
+from htr_client.errors import ServerBusy, ServerFault
 from htr_client.network.endpoint import Endpoint
 from htr_client.testing import png
 from htr_client.transport import GrpcTransport
@@ -24,14 +24,14 @@ class Noting(GrpcTransport):
     def call(self, ask, seconds, ending=None):
         self.carried.append(ask.request.model_spec.signature_name or ask.method.rpartition("/")[2])
         if self.carried == ["serving_default"]:
-            raise ServerBusy("Too much to do.", code="RESOURCE_EXHAUSTED")
+            raise ServerFault("It is broken.", code="INTERNAL")
         return super().call(ask, seconds, ending)
 
 
 def test_a_transport_carries_every_request_and_its_failures_are_those_of_calls(server):
     transport = Noting(server.address)
     with HtrClient(transport=transport) as client:
-        with pytest.raises(ServerBusy, match="Too much to do"):
+        with pytest.raises(ServerFault, match="It is broken"):
             client.transcribe(png("a"))
         assert client.transcribe(png("a")).text == "a"
         assert [result.text for result in client.transcribe_many([png("b"), png("c")])] == ["b", "c"]
@@ -41,7 +41,7 @@ def test_a_transport_carries_every_request_and_its_failures_are_those_of_calls(s
     assert set(transport.carried) == {"serving_default", "alphabet", "language_model", "GetModelStatus"}
     calls = transport.carried.count("serving_default")
     assert f'signature="serving_default",code="OK"}} {calls - 1}' in page
-    assert 'signature="serving_default",code="RESOURCE_EXHAUSTED"} 1' in page
+    assert 'signature="serving_default",code="INTERNAL"} 1' in page
 
 
 def test_who_stops_early_ends_the_calls_of_any_transport(server):

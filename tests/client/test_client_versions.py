@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
-from htr_client import AsyncHtrClient, BestPath, HtrClient, messages, readers
+from htr_client import AsyncHtrClient, BestPath, HtrClient, known_versions, messages
 from htr_client.beam import PrefixBeamSearch
 from htr_client.errors import HtrError, ServerFault, TimedOut, UnexpectedAnswer
 from htr_client.language import LanguageModel
@@ -162,7 +162,7 @@ def test_the_function_that_makes_a_decoder_runs_beside_the_event_loop(server):
 
 def test_a_server_that_was_wiped_may_have_another_alphabet_under_the_same_version(kind, server, monkeypatch):
     """Of the same size: nothing in its answers shows it."""
-    monkeypatch.setattr(readers, "TRUSTED_SECONDS", 0.2)
+    monkeypatch.setattr(known_versions, "TRUSTED_SECONDS", 0.2)
     with kind(server.address) as client:
         assert client.transcribe(png("abc")).text == "abc"
         server.stop()
@@ -175,7 +175,7 @@ def test_a_server_that_was_wiped_may_have_another_alphabet_under_the_same_versio
 
 
 def test_after_a_silence_only_the_alphabet_is_asked_where_nothing_has_changed(kind, server, gate, monkeypatch):
-    monkeypatch.setattr(readers, "TRUSTED_SECONDS", 0.0)
+    monkeypatch.setattr(known_versions, "TRUSTED_SECONDS", 0.0)
     gate.open.set()
     made = []
     with kind(server.address, decoder=lambda own: made.append(own) or BestPath()) as client:

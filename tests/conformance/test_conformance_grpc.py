@@ -5,6 +5,7 @@ The same tests run against the embedded server (default) or any address in HTR_T
 
 from __future__ import annotations
 
+import json
 import re
 
 import grpc
@@ -13,8 +14,6 @@ import serving_toy as toy
 from conformance_rows import INVALID, NOT_FOUND, PNG, RANK, Row, check, outputs, predict, raw
 from serving_client import TIMEOUT, Client
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
-
-from htr_client.network.connection import channel_options
 
 
 def test_answer_names_version_and_signature_and_holds_typed_values(client: Client) -> None:
@@ -103,10 +102,26 @@ def test_all_threads_busy(target) -> None:
     assert refused == {("RESOURCE_EXHAUSTED", text)}
 
 
+RETRYING = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 5,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+            },
+        }
+    ]
+}
+
+
 def test_who_is_refused_may_come_again(target) -> None:
-    """A refusal does not commit the call: the policy that `htr_client` gives to its channels gets every answer."""
+    """A refusal does not commit the call: a channel's retry policy, such as older clients have, gets every answer."""
     request = toy.predict_request({"rounds": [60]}, "burn")  # shorter than the backoff, on a loaded machine too
-    with Client(target.address, options=channel_options(1 << 20)) as many:
+    with Client(target.address, options=[("grpc.service_config", json.dumps(RETRYING))]) as many:
         futures = [many.prediction.Predict.future(request, timeout=60) for _ in range(24)]
         assert {future.code().name for future in futures} == {"OK"}
 

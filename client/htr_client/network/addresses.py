@@ -174,11 +174,15 @@ def _by_family(address: str) -> dict[socket.AddressFamily, list[str]]:
 class Servers:
     """The gRPC target of a client: that of a list with names is made anew when the servers may have other addresses.
 
+    A single name is looked up by gRPC. After a lookup that failed, gRPC waits longer and longer, up to two minutes,
+    before the same channel asks again; another channel asks at once.
+
     Args:
         addresses: As `read_addresses` returns them.
 
     Attributes:
         blocks: Whether `target` may have to wait for the resolver.
+        one_name: Whether gRPC looks the name up.
 
     Raises:
         ValueError: As `grpc_target`, where there is no name to look up.
@@ -187,6 +191,7 @@ class Servers:
     def __init__(self, addresses: Sequence[str]) -> None:
         self._addresses = addresses
         self.blocks = len(addresses) > 1 and not all(_is_number(split_address(each)[0]) for each in addresses)
+        self.one_name = [_is_number(host) for host, _ in hosts_of(addresses)] == [False]
         self._fixed = None if self.blocks else grpc_target(addresses)
         self._failed = False
         self._asked_at = 0.0
@@ -194,16 +199,24 @@ class Servers:
         self._looking: Future[str] | None = None
         self._process = 0  # in which that began
 
-    def failed(self) -> None:
-        """A call found no server where the target says, or got no answer."""
-        self._failed = True
+    def failed(self, reached: bool) -> None:
+        """A call failed.
+
+        Args:
+            reached: Whether it reached a server, which gave no answer in time or was not available.
+        """
+        if self.blocks or (self.one_name and not reached):
+            self._failed = True
 
     def may_have_moved(self) -> bool:
-        """Whether to look the target up again, or the answer is there, and open another connection if it differs."""
+        """Whether to look the target up again, or the answer is there, and open another connection if it differs.
+
+        Another connection looks a single name up again.
+        """
         looking = self._looking
         if looking is not None and self._process == os.getpid():
             return looking.done()
-        return self.blocks and self._failed and time.monotonic() - self._asked_at >= _LOOKUP_SECONDS
+        return self._failed and time.monotonic() - self._asked_at >= _LOOKUP_SECONDS
 
     def look_up(self) -> "Future[str]":
         """Begins to look the target up, unless that is under way, in a thread: a resolver may take many seconds.

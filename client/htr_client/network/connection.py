@@ -25,15 +25,15 @@ from htr_client.errors import (
     UnexpectedAnswer,
 )
 from htr_client.network.addresses import hosts_of
-from htr_client.network.reach import why_no_connection, with_proxy
+from htr_client.network.reach import CHECK, why_no_connection, with_proxy
 
 Metadata = Callable[[], Iterable[tuple[str, str | bytes]]]
 _PAIRS = "It returns a mapping or pairs of name and value, such as [('authorization', 'Bearer ...')]."
 
-# Predict is a pure function, so a call may be repeated. A full server answers RESOURCE_EXHAUSTED at once and without
-# having started; the throttle keeps a struggling server from getting five times the load: half of the tokens are
-# gone after 500 failures in a row, and then nothing is repeated in the channel until calls succeed again. (A budget for
-# 50 is used up by 50 callers of a server that is merely full and refuses more often than it answers.)
+# Predict is a pure function, so a call may be repeated. The throttle keeps a struggling server from getting five times
+# the load: half of the tokens are gone after 500 failures in a row, and then nothing is repeated in the channel until
+# calls succeed again. (A budget for 50 is used up by 50 callers of a server that is merely full and refuses more often
+# than it answers.)
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "retryThrottling": {"maxTokens": 1000, "tokenRatio": 1},
@@ -46,7 +46,8 @@ _SERVICE_CONFIG = {
                 "maxBackoff": "2s",
                 "backoffMultiplier": 3,
                 # CANCELLED is what a stopping server says to the calls it cuts off; this client never cancels its own.
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
+                # RESOURCE_EXHAUSTED is also said of what is too large; `retries.while_busy` tells that apart.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],
@@ -58,6 +59,8 @@ _WRONG_REQUEST = re.compile(
 )
 # What gRPC says of an answer that is no gRPC, such as the error page of a proxy.
 _HTTP_STATUS = re.compile(r"http2 header with status: (\d+)")
+# What gRPC says (RESOURCE_EXHAUSTED), for the server, of an answer that this client's limit refuses.
+_ANSWER_TOO_LARGE = re.compile(r"CLIENT: Received message larger than max \((\d+) vs\. (\d+)\)")
 # What TensorFlow says (RESOURCE_EXHAUSTED) of a batch that does not fit.
 _NO_MEMORY = re.compile(r"OOM when allocating|[Oo]ut of memory|[Ff]ailed to allocate")
 _NO_LABEL = "Unrecognized servable version label"
@@ -93,13 +96,18 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         # Finds a peer that vanished without closing. Only during calls: TensorFlow Serving, like every gRPC server
-        # with default settings, closes connections that ping while they are idle.
+        # with default settings, closes connections that ping while they are idle. It also closes those on which a call
+        # has been silent for three minutes, which no request of this system takes unless it waits in a queue.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 0),
+        # The time that one attempt to connect may take, whatever its name says: TCP, TLS and the server's first words.
+        # An attempt that is cut off fails the calls that wait for it, and uses up one of their attempts.
+        ("grpc.min_reconnect_backoff_ms", 5_000),
+        # A server that has moved is looked for at once; gRPC's own pause between lookups is 30 seconds.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         # gRPC's own maximum of two minutes would leave a restarted server unused for that long.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 500),
         ("grpc.max_reconnect_backoff_ms", 3_000),
     ]
 
@@ -193,7 +201,8 @@ def to_error(
     if code is grpc.StatusCode.UNAVAILABLE:
         hosts = hosts_of(where.split(", "))
         if _NO_NAME.search(details):
-            return with_proxy(ServerUnavailable(f"The name of the server {where} is not known.", code=code.name), hosts)
+            unknown = f"The name of the server {where} is not known."
+            return with_proxy(ServerUnavailable(unknown, advice=CHECK, code=code.name), hosts)
         if _NO_CONNECTION.search(details):
             return with_proxy(why_no_connection(details, where, encrypted, code.name), hosts)
         if _BROKEN.search(details):
@@ -219,8 +228,24 @@ def to_error(
     return _ERRORS.get(code, ServerFault)(said, code=code.name)
 
 
+def found_nobody(error: grpc.RpcError) -> bool:
+    """Whether a call failed since there was no connection to any server, or no address.
+
+    Args:
+        error: What gRPC raised.
+    """
+    details = error.details() or ""
+    return bool(_NO_NAME.search(details) or _NO_CONNECTION.search(details))
+
+
 def _exhausted(details: str, said: str, headers: Headers, code: str) -> HtrError:
     """RESOURCE_EXHAUSTED is said of much that waiting does not help."""
+    if own := _ANSWER_TOO_LARGE.search(details):
+        return RequestTooLarge(
+            f"The answer of {own.group(1)} bytes is larger than max_message_bytes ({own.group(2)}).",
+            advice="Raise max_message_bytes here, or send fewer images a request.",
+            code=code,
+        )
     if "larger than max" in details:
         return RequestTooLarge(said, code=code)
     if "metadata size exceeds" in details:

@@ -82,7 +82,7 @@ class Endpoint:
         """
         failure = connection.to_error(error, self.name, seconds, self.tls is not None, headers)
         if isinstance(failure, (ServerUnavailable, TimedOut)):
-            self.servers.failed()
+            self.servers.failed(reached=not connection.found_nobody(error))
         return failure
 
     def no_names(self, seconds: float) -> HtrError:
@@ -98,7 +98,7 @@ class Endpoint:
 
     def no_connection(self) -> HtrError:
         """What to raise when no connection came about; finds out what answers instead, which takes a moment."""
-        self.servers.failed()
+        self.servers.failed(reached=False)
         return explain(self.hosts, self.tls)
 
     def look_why(self, late: TimedOut) -> "Future[HtrError]":
@@ -153,6 +153,7 @@ class ChannelHolder:
         """
         failure = self._endpoint.failure(error, seconds, headers)
         if isinstance(failure, TimedOut) and not connected():
+            self._endpoint.servers.failed(reached=False)
             looking = self._endpoint.look_why(failure)
             yield looking, min(seconds, _REASON_SECONDS)
             if looking.done():
@@ -176,7 +177,7 @@ class ChannelHolder:
             if not looking.done():
                 raise self._endpoint.no_names(seconds)
             target = servers.target(looking, opened.target if opened is not None else None)
-            if opened is None or target != opened.target:
+            if opened is None or target != opened.target or servers.one_name:
                 # Calls in flight hold the channel that they go over, which ends with the last of them.
                 self._opened = opened = _Opened(self._connect(target), target, owner)
             return opened.channel

@@ -16,7 +16,7 @@ from htr_client.tls import Tls
 
 _SECONDS = 0.5
 NOBODY = 'Start a server with `htr serve`, or name another: --server HOST:PORT, in Python HtrClient("HOST:PORT").'
-_CHECK = 'Check the address of the server (HtrClient("HOST:PORT"), --server HOST:PORT).'
+CHECK = 'Check the address of the server (HtrClient("HOST:PORT"), --server HOST:PORT).'
 _REST = "If this is a model server's REST port (8501 by default), name its gRPC port (8500 by default)."
 _PLAIN = "Leave out https:// and the settings of TLS."
 # How gRPC and BoringSSL tell the reason, in versions of gRPC from 1.48 on.
@@ -24,6 +24,7 @@ _UNTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED(?:: ([^:\[{]+))?")
 _OTHER_NAME = re.compile(r"Hostname Verification|is not in peer certificate")
 _NOT_ENCRYPTED = re.compile(r"WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG|HTTP_REQUEST")
 _REFUSED = re.compile(r"handshake failed.*?SSL_ERROR_SSL.*?OPENSSL_internal:(\w+)", re.IGNORECASE | re.DOTALL)
+_SILENT = re.compile(r"timed out before receiving SETTINGS")
 _NO_GRPC = re.compile(r"Expected SETTINGS frame")
 _CLOSED = re.compile(r"last error:.*(?:Socket closed|Connection reset|Endpoint closing)", re.DOTALL)
 # Where gRPC looks for a proxy, in this order, and for the ends of names that are reached without.
@@ -55,8 +56,8 @@ def why_no_connection(details: str, where: str, encrypted: bool, code: str) -> H
         code: Name of the gRPC status code.
 
     Returns:
-        The error to raise. Waiting can only help where nobody answers or what answers closes the connection, as a
-        proxy does while the server behind it restarts.
+        The error to raise. Waiting can only help where nobody answers, or what does is silent or closes the connection,
+        as a proxy does while the server behind it restarts.
     """
     if found := _UNTRUSTED.search(details):
         return _untrusted(where, (found.group(1) or "it cannot be verified").strip(), code)
@@ -68,8 +69,10 @@ def why_no_connection(details: str, where: str, encrypted: bool, code: str) -> H
         return AccessDenied(f"The server at {where} refuses the encrypted connection ({found.group(1)}).", code=code)
     if _NO_GRPC.search(details):
         return ServerUnavailable(
-            f"What answers at {where} is not a gRPC server.", advice=f"{_CHECK} {_REST}", code=code, retryable=False
+            f"What answers at {where} is not a gRPC server.", advice=f"{CHECK} {_REST}", code=code, retryable=False
         )
+    if _SILENT.search(details):
+        return _silent(where, code)
     if _CLOSED.search(details):
         return _other_certificate(where, code) if encrypted else _closes(where, code)
     return ServerUnavailable(f"Nobody answers at {where}.", advice=NOBODY, code=code)
@@ -118,7 +121,7 @@ def _reason(addresses: Sequence[tuple[str, int]], tls: Tls | None, late: HtrErro
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):  # a name with an empty or too long part, such as a..b, is none to Python
             if len(addresses) == 1:
-                return ServerUnavailable(f"The name {host!r} is not known.", advice=_CHECK)
+                return ServerUnavailable(f"The name {host!r} is not known.", advice=CHECK)
             continue
         for family, kind, protocol, _, place in found:
             with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as connection:
@@ -134,14 +137,14 @@ def _reason(addresses: Sequence[tuple[str, int]], tls: Tls | None, late: HtrErro
 
 
 def _in_clear(connection: socket.socket, where: str, late: HtrError | None) -> HtrError:
-    said, silent = b"", False
+    said = b""
     try:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         said = connection.recv(64)
-    except ConnectionError:
-        said = b""
+    except TimeoutError:
+        return late or _silent(where)
     except OSError:
-        silent = True
+        pass
     if said.startswith(b"HTTP/"):
         return ServerUnavailable(
             f"An HTTP server answers at {where}, not a gRPC server.", advice=_REST, retryable=False
@@ -149,11 +152,9 @@ def _in_clear(connection: socket.socket, where: str, late: HtrError | None) -> H
     if said[3:4] == b"\x04":  # a frame of settings, the first thing that a gRPC server sends (RFC 9113, 4.1)
         slow = f"The server at {where} took too long to answer."
         return late or ServerUnavailable(slow, advice="Wait longer (timeout, --patience).")
-    if silent and late is not None:  # as a server is that has no time even for new connections
-        return late
-    if not silent and said[:1] in (b"", b"\x15"):  # closed without a word, or an alert of TLS
+    if said[:1] in (b"", b"\x15"):  # closed without a word, or an alert of TLS
         return _closes(where)
-    return ServerUnavailable(f"What answers at {where} is not a gRPC server.", advice=_CHECK, retryable=False)
+    return ServerUnavailable(f"What answers at {where} is not a gRPC server.", advice=CHECK, retryable=False)
 
 
 def _encrypted(
@@ -168,14 +169,25 @@ def _encrypted(
         if error.reason in ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"):
             return _not_encrypted(where)
         return late or AccessDenied(f"The server at {where} refuses the encrypted connection ({error.reason}).")
+    except TimeoutError:
+        return late or _silent(where)
     except OSError:
         return late or ServerUnavailable(f"The server at {where} does not answer in an encrypted way.", advice=_PLAIN)
     if protocol is None:
         return ServerUnavailable(
-            f"An HTTPS server answers at {where}, not a gRPC server.", advice=_CHECK, retryable=False
+            f"An HTTPS server answers at {where}, not a gRPC server.", advice=CHECK, retryable=False
         )
     other = f"The server at {where} refuses the encrypted connection: it may want another certificate."
     return late or AccessDenied(other)
+
+
+def _silent(where: str, code: str = "") -> HtrError:
+    """The error of a peer that accepts a connection and says nothing, as a server with no time for new connections."""
+    return ServerUnavailable(
+        f"What listens at {where} takes connections, but says nothing.",
+        advice=f"A server there is overloaded or hangs; anything else is no gRPC server. {CHECK}",
+        code=code,
+    )
 
 
 def _untrusted(where: str, why: str, code: str = "") -> HtrError:

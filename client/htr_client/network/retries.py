@@ -4,19 +4,21 @@ import math
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
-from htr_client.errors import HtrError, TimedOut
-from htr_client.steps import Steps, T
+from htr_client.errors import HtrError, OutOfMemory, ServerBusy, TimedOut
+from htr_client.steps import Ask, Steps, T
 
 # gRPC takes a deadline some centuries ahead for one that has passed, and Python's locks refuse to wait so long.
 _LONGEST = 365 * 24 * 3600.0
+_ATTEMPTS = 5  # and about as far apart as those in the channel
 
 
 class Outage:
     """How long calls have been failing, shared by the batches of one transcribe_many run.
 
     Attributes:
-        batch_size: Images of the largest batch that the server has had memory for, as far as is known.
+        batch_size: Images of the largest batch that the server has memory and time for, as far as is known.
     """
 
     def __init__(self, patience: float) -> None:
@@ -56,6 +58,26 @@ def patiently(call: Callable[[], Steps[T]], outage: Outage, final: tuple[type[Ht
             return result
         except HtrError as error:
             if isinstance(error, final) or not outage.bearable(error) or (yield pause(attempt)):
+                raise
+    raise AssertionError("unreachable")
+
+
+def while_busy(ask: Ask) -> Steps[Any]:
+    """Sends a request, and again while the server has no thread for it: it refuses such a call before it begins.
+
+    Args:
+        ask: The request, within whose deadline all attempts are.
+
+    Returns:
+        The answer; raises the last failure. One for which memory lacks is not repeated: it would lack again.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            return (yield ask)
+        except ServerBusy as error:
+            wait = pause(2 * attempt)
+            last = attempt + 1 == _ATTEMPTS or time.monotonic() + wait > ask.deadline
+            if last or isinstance(error, OutOfMemory) or (yield wait):
                 raise
     raise AssertionError("unreachable")
 
