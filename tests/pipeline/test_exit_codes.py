@@ -39,8 +39,9 @@ def exceptions_of_ours():
 
 def test_every_exception_of_ours_is_for_people_or_ends_no_run():
     caught = {
-        "BenchmarkError", "CommandError", "ImportProblem", "KubeflowError", "LabellingError", "NoModelError",
-        "NoReport", "NoSuchRun", "NotValidated", "NothingRun", "NothingToCompare", "Rejected", "ReviewError",
+        "AmbiguousFile", "BenchmarkError", "CommandError", "ImportProblem", "KubeflowError", "LabellingError",
+        "NoModelError", "NoReport", "NoSuchRun", "NotValidated", "NothingRun", "NothingToCompare", "Rejected",
+        "ReviewError",
     }  # fmt: skip
     found = exceptions_of_ours()
     assert {name for name in found if not is_for_people(name)} == caught
