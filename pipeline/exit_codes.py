@@ -13,7 +13,8 @@ _CODES = {
     "NotBlessed": NOT_BLESSED, "TooManyRejects": TOO_MANY_REJECTS, "DataDrift": DRIFT,
     "BaseModelError": ERROR, "BaselineError": ERROR, "BatchError": ERROR, "FloatingPointError": ERROR,
     "LineGateError": ERROR, "MetadataError": ERROR, "MissingInput": ERROR, "NoCredentials": ERROR, "NoImages": ERROR,
-    "NotServable": ERROR, "StoreError": ERROR, "VersionError": ERROR, "WarmStartError": ERROR, "WorkspaceBusy": ERROR,
+    "NotServable": ERROR, "NoVersionError": ERROR, "StoreError": ERROR, "VersionError": ERROR, "WarmStartError": ERROR,
+    "WorkspaceBusy": ERROR,
 }  # fmt: skip
 _NAMED = re.compile(
     rf"^(?:RuntimeError: )?(?:[\w.]*\.)?(\w+Error|{'|'.join(_CODES)}): (.*?)(?: \[while running|$)", re.MULTILINE

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from components.base_model import packing
 from components.common import storage
 from components.common.in_service import VersionError, model_in_service
-from components.common.versions import list_versions, misplaced, model_at, offered
+from components.common.versions import Kind, NoVersionError, list_versions, named_version, offered
 from htr_client.model_facts import LINE_FINDER, MAX_PIXELS
 from pipeline.config import Config, load
 from serving.version_directory import SETTINGS_FILE, nothing_pushed
@@ -75,14 +75,11 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
     if base is not None:
         return _base(base, "")
     place = storage.absolute(directory or config.model_dir)
-    version = model_at(place) if directory is not None else _in_service(place, config.name)
-    if version is not None:
-        if wrong := misplaced(version, "recogniser"):
-            raise NoModelError(wrong)
-        return Model(version, config.name, f"The model is {version}{_newer(version) if directory is None else ''}")
     if directory is not None:
-        gone = "" if storage.exists(place) else ", and does not exist"
-        raise NoModelError(f"{place} is neither a version of a model nor a directory with versions{gone}.")
+        version = _named(place, "recogniser")
+        return Model(version, config.name, f"The model is {version}")
+    if (found := _in_service(place, config.name, "recogniser")) is not None:
+        return Model(found, config.name, f"The model is {found}{_newer(found)}")
     if list_versions(place):
         raise NoModelError(f"All versions in {place} are withdrawn (htr versions lists them).")
     try:
@@ -94,11 +91,19 @@ def find_model(config: Config, directory: str | None = None, base: str | None = 
         ) from error
 
 
-def _in_service(model_dir: str, name: str) -> str | None:
+def _named(path: str, wanted: Kind) -> str:
     try:
-        return model_in_service(model_dir, name)
+        return named_version(path, wanted)
+    except NoVersionError as error:
+        raise NoModelError(str(error)) from error
+
+
+def _in_service(model_dir: str, name: str, wanted: Kind) -> str | None:
+    try:
+        version = model_in_service(model_dir, name)
     except VersionError as error:
         raise NoModelError(str(error)) from error
+    return _named(version, wanted) if version is not None else None
 
 
 def _newer(version: str) -> str:
@@ -148,15 +153,8 @@ def pushed_line_finder(config: Config, directory: str | None = None) -> str | No
             cannot be read.
     """
     if directory is not None:
-        version = model_at(storage.absolute(directory))
-    else:
-        version = _in_service(storage.absolute(config.line_finder_dir), LINE_FINDER)
-    if version is None and directory is not None:
-        gone = "" if storage.exists(storage.absolute(directory)) else ", and does not exist"
-        raise NoModelError(f"{directory} is neither a version of a line finder nor a directory with versions{gone}.")
-    if version is not None and (wrong := misplaced(version, "line finder")):
-        raise NoModelError(wrong)
-    return version
+        return _named(storage.absolute(directory), "line finder")
+    return _in_service(storage.absolute(config.line_finder_dir), LINE_FINDER, "line finder")
 
 
 def base_line_finder() -> str | None:

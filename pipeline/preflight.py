@@ -21,6 +21,7 @@ from components.common import storage
 from components.common.folders import nearest
 from components.common.settings import ConfigError
 from components.common.suggestions import did_you_mean
+from components.common.versions import NoVersionError, named_version
 from components.common.words import some
 from components.example_gen.dataset import eval_slices
 from components.example_gen.plan import Plan
@@ -34,7 +35,6 @@ from htr_client.model_facts import LINE_FINDER
 from pipeline.beam import options as beam_options
 from pipeline.config import Config
 from pipeline.runner_settings import KubeflowConfig
-from serving.version_directory import GRAPH_FILE
 
 _OBJECT_STORES = ("gs", "s3", "minio")
 _SHOWN = 12
@@ -238,7 +238,9 @@ def _here(config: Config) -> Iterator[str]:
     """What the files of this machine tell."""
     if config.train.names_start:
         start = config.train.warm_start or ""
-        yield from _problems(lambda: warm_start.check_fits(warm_start.find_base(start), config.model, config.transform))
+        yield from _problems(
+            lambda: warm_start.check_fits(warm_start.find_start(start), config.model, config.transform)
+        )
     # Read to the end, since a line that is not UTF-8 may stand anywhere.
     yield from _problems(lambda: deque(texts.lines(config.language.texts), maxlen=0))
     if not storage.is_remote(config.model_dir):
@@ -246,8 +248,8 @@ def _here(config: Config) -> Iterator[str]:
     if config.bulk.folder and not (storage.is_remote(config.bulk.folder) or os.path.isdir(config.bulk.folder)):
         yield f"bulk.folder: {config.bulk.folder} does not exist or is not a folder"
     finder = config.bulk.line_finder
-    if finder and not storage.is_remote(finder) and not os.path.exists(os.path.join(finder, GRAPH_FILE)):
-        yield f"bulk.line_finder: {finder} is no version of a line finder"
+    if finder and not storage.is_remote(finder):
+        yield from _problems(lambda: named_version(finder, "line finder"), "bulk.line_finder: ")
     yield from _server_command(config)
     for name, paths in (("setup_file", [config.beam.setup_file]), ("extra_packages", config.beam.extra_packages)):
         for path in filter(None, paths):
@@ -264,6 +266,9 @@ def _bucket(config: Config) -> Iterator[str]:
     """What the store says to the credentials of this process, which training would take hours to come to."""
     if storage.is_remote(config.model_dir):
         yield from _problems(lambda: storage.check_writable(config.model_dir), "push.model_dir: ")
+    finder = config.bulk.line_finder
+    if finder and storage.is_remote(finder):
+        yield from _problems(lambda: named_version(finder, "line finder"), "bulk.line_finder: ")
     if config.bulk.folder and storage.is_remote(config.bulk.folder):
         yield from _problems(lambda: storage.is_dir(config.bulk.folder or ""), "bulk.folder: ")
 
@@ -271,7 +276,7 @@ def _bucket(config: Config) -> Iterator[str]:
 def _problems(check: Callable[[], object], setting: str = "") -> Iterator[str]:
     try:
         check()
-    except (ConfigError, LineGateError, warm_start.WarmStartError, BaseModelError, OSError) as error:
+    except (ConfigError, LineGateError, NoVersionError, warm_start.WarmStartError, BaseModelError, OSError) as error:
         if isinstance(error, OSError) and error.errno in _DISK:  # no setting is wrong
             raise
         yield f"{setting}{error}"

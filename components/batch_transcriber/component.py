@@ -28,6 +28,7 @@ from components.batch_transcriber.settings import BulkConfig
 from components.batch_transcriber.transcribing import Transcriber
 from components.common.artifacts import is_blessed, write_text
 from components.common.fingerprint_driver import FingerprintDriver
+from components.common.versions import named_version
 
 COUNTS_FILE = "counts.json"
 
@@ -58,15 +59,16 @@ class Driver(FingerprintDriver):
     """Takes a fingerprint of the images."""
 
     def fingerprint(self, exec_properties: dict[str, Any]) -> str:
-        """Of paths, sizes and times, and of the line finder that is shipped, where it finds the lines."""
+        """Of paths, sizes and times, and of which line finder finds the lines."""
         config = BulkConfig.model_validate_json(exec_properties["config"])
         folder = config.folder or ""
         try:
             lines = [f"{image.path}\0{image.stamp}" for image in shards.list_images(folder).images]
         except shards.NoImages:
             lines = []
-        if config.kind != "line" and config.line_finder is None:
-            lines.append(str(packing.release(packing.PAGES)))
+        if config.kind != "line":
+            named = config.line_finder and named_version(config.line_finder, "line finder")
+            lines.append(named or str(packing.release(packing.PAGES)))
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -78,6 +80,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
         Raises:
             BatchError: There is no such folder.
+            NoVersionError: There is no such line finder.
         """
         config = BulkConfig.model_validate_json(exec_properties["config"])
         output = artifact_utils.get_single_uri(output_dict["transcriptions"])
@@ -86,9 +89,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         counts: dict[str, Any] = {"folder": config.folder, "blessed": blessed}
         if blessed:
             try:
+                finder = config.line_finder and named_version(config.line_finder, "line finder")
                 transcriber = Transcriber(
                     path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])), config.kind,
-                    config.line_finder, config.batch_size, config.decoder, bfloat16=config.bfloat16,
+                    finder, config.batch_size, config.decoder, bfloat16=config.bfloat16,
                     max_pixels=exec_properties["max_pixels"],
                 )  # fmt: skip
                 outcome = batch.transcribe(

@@ -21,7 +21,7 @@ class BulkConfig(Section):
         "line", description="what the images show: a line or word each, a page each, or either (auto)"
     )
     line_finder: PathText | None = Field(
-        None, description="version of a line finder, for pages; null is the one shipped"
+        None, description="version of a line finder, or directory of versions, for pages; null is the one shipped"
     )
     format: Literal["jsonl", "csv", "alto", "page", "hocr", "json", "text"] = Field(
         "jsonl", description="format of the texts: a table (jsonl, csv), or a file of each page"

@@ -10,6 +10,12 @@ from typing import Any, Literal
 from components.common import storage
 from serving.version_directory import GRAPH_FILE, LANGUAGE_MODEL_FILE, SETTINGS_FILE, WITHDRAWN, number_of
 
+Kind = Literal["recogniser", "line finder"]
+
+
+class NoVersionError(ValueError):
+    """A path leads to no version of the kind that is wanted; the message says what is there."""
+
 
 @dataclass(frozen=True)
 class Version:
@@ -67,7 +73,27 @@ def model_at(path: str) -> str | None:
     return next((version.path for version in offered(path)[-1:]), None)
 
 
-def misplaced(version: str, wanted: Literal["recogniser", "line finder"]) -> str:
+def named_version(path: str, wanted: Kind) -> str:
+    """The version that a path means.
+
+    Args:
+        path: A version (it has `saved_model.pb`), or a directory of versions, of which the newest is taken.
+        wanted: What it has to be.
+
+    Raises:
+        NoVersionError: No version there, or one of the other kind.
+    """
+    version = model_at(path)
+    if version is None:
+        kind = "a model" if wanted == "recogniser" else "a line finder"
+        gone = "" if storage.exists(path) else ", and does not exist"
+        raise NoVersionError(f"{path} is neither a version of {kind} nor a directory with versions{gone}.")
+    if wrong := misplaced(version, wanted):
+        raise NoVersionError(wrong)
+    return version
+
+
+def misplaced(version: str, wanted: Kind) -> str:
     """What to say of a version that is a line finder where a recogniser is wanted, or the other way round; else empty.
 
     Args:

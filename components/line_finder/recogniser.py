@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from components.base_model import packing
 from components.common.in_service import VersionError, model_in_service
-from components.common.versions import misplaced, model_at
+from components.common.versions import NoVersionError, named_version
 from components.line_finder.settings import BASE, IN_SERVICE, LineGateConfig
 
 
@@ -26,14 +26,10 @@ def model_for_lines(gate: LineGateConfig, model_dir: str, name: str) -> str:
     """
     given = gate.recogniser
     if given not in (IN_SERVICE, BASE):
-        version = model_at(given)
-        if version is None:
-            raise LineGateError(
-                f"line_gate.recogniser: {given} is neither a version of a model nor a directory with versions"
-            )
-        if wrong := misplaced(version, "recogniser"):
-            raise LineGateError(f"line_gate.recogniser: {wrong}")
-        return version
+        try:
+            return named_version(given, "recogniser")
+        except NoVersionError as error:
+            raise LineGateError(f"line_gate.recogniser: {error}") from error
     try:
         version = model_in_service(model_dir, name) if given == IN_SERVICE else None
         return version or packing.unpack("line")

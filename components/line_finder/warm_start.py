@@ -7,7 +7,7 @@ import os
 
 from components.base_model import packing
 from components.common import storage
-from components.common.versions import misplaced, model_at
+from components.common.versions import NoVersionError, named_version
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.trainer.settings import AUTO
 from components.trainer.warm_start import Start, WarmStartError
@@ -34,13 +34,10 @@ def find_start(train: LineTrainingConfig, config: LineFinderConfig) -> Start:
     if train.warm_start is None:
         return Start(None, "nothing")
     if train.warm_start != AUTO:
-        version = model_at(train.warm_start)
-        if version is None:
-            gone = "" if storage.exists(train.warm_start) else ", and does not exist"
-            raise WarmStartError(
-                f"{_SETTING}: {train.warm_start} is neither a version of a line finder nor a directory with "
-                f"versions{gone}"
-            )
+        try:
+            version = named_version(train.warm_start, "line finder")
+        except NoVersionError as error:
+            raise WarmStartError(f"{_SETTING}: {error}") from error
         earlier = _filters(version)
         if earlier != config.filters:
             raise WarmStartError(
@@ -62,6 +59,4 @@ def _filters(version: str) -> list[int]:
     try:
         return LineFinderConfig.model_validate(json.loads(storage.read(path))["line_finder"]).filters
     except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, KeyError) and (wrong := misplaced(version, "line finder")):
-            raise WarmStartError(f"{_SETTING}: {wrong}") from error
         raise WarmStartError(f"{_SETTING}: {path} does not hold the settings of a line finder ({error!r})") from error

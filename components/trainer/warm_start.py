@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from components.base_model import packing
 from components.common import storage
 from components.common.calibration import ENOUGH
-from components.common.versions import misplaced, model_at
+from components.common.versions import NoVersionError, named_version
 from components.trainer.settings import AUTO, ModelConfig, TrainConfig
 from components.transform.settings import TransformConfig
 from serving.version_directory import SETTINGS_FILE
@@ -28,22 +28,19 @@ class WarmStartError(ValueError):
     """The earlier model does not fit; the message says what differs and what to do."""
 
 
-def find_base(directory: str) -> str:
+def find_start(directory: str) -> str:
     """The version that `train.warm_start` means.
 
     Args:
-        directory: A version (it has `saved_model.pb`), or a directory of versions, of which the newest is taken.
+        directory: A version, or a directory of versions.
 
     Raises:
         WarmStartError: No model there.
     """
-    version = model_at(directory)
-    if version is None:
-        raise WarmStartError(
-            f"train.warm_start: {directory} is neither a version of a model nor a directory with versions"
-            f"{'' if storage.exists(directory) else ', and does not exist'}"
-        )
-    return version
+    try:
+        return named_version(directory, "recogniser")
+    except NoVersionError as error:
+        raise WarmStartError(f"train.warm_start: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def _start(warm_start: str | None, transform: TransformConfig, model: ModelConfi
     if warm_start is None:
         return Start(None, "nothing")
     if warm_start != AUTO:
-        version = find_base(warm_start)
+        version = find_start(warm_start)
         check_fits(version, model, transform)
         return Start(version, version)
     preset = transform.preset
@@ -154,7 +151,7 @@ def check_fits(version: str, model: ModelConfig, transform: TransformConfig) -> 
     """Compares the sizes of the layers, and how images become tensors.
 
     Args:
-        version: Directory of the base.
+        version: Directory of the start.
         model: Sizes of the new network.
         transform: Geometry and contrast of its images.
 
@@ -192,6 +189,4 @@ def _section(version: str, name: str, kind: type[Kind]) -> Kind:
     try:
         return kind.model_validate(json.loads(storage.read(path))[name])
     except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, KeyError) and (wrong := misplaced(version, "recogniser")):
-            raise WarmStartError(f"train.warm_start: {wrong}") from error
         raise WarmStartError(f"train.warm_start: {path} does not hold the settings of a model ({error!r})") from error

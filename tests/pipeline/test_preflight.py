@@ -187,6 +187,21 @@ def test_a_base_with_other_layers_is_refused_by_name(data, version, tmp_path, ca
         preflight.check_run(config, tables, plan)
 
 
+def test_the_line_finder_for_a_folder_of_new_images_is_looked_at_before_the_training(data, version, tmp_path):
+    tables, _ = find_tables(DataConfig(paths=[str(data)]))
+    plan = make_plan(tables, DataConfig(paths=[str(data)]))
+
+    def check(finder):
+        new = [f"bulk.folder={data}", "bulk.kind=page", f"bulk.line_finder={finder}"]
+        preflight.check_run(load(None, new, workspace=str(tmp_path / "w")), tables, plan)
+
+    with pytest.raises(ConfigError, match=rf"bulk\.line_finder: {version} is no line finder, but a model that"):
+        check(version)
+    (version / SETTINGS_FILE).write_text('{"line_finder": {}}')
+    check(version)
+    check(version.parent)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_model_directory_that_cannot_be_written_is_refused(data, tmp_path, capsys):
     (tmp_path / "models").mkdir(mode=0o555)
