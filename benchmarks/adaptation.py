@@ -73,7 +73,7 @@ class Adapted(NamedTuple):
     Attributes:
         steps: Optimiser steps of the training.
         row: Columns of the table: CPU minutes, CER and WER, CER with language models.
-        read: What it reads in the unlabelled images, with its last language model, in their order.
+        read: What it transcribes the unlabelled images as, with its last language model, in their order.
     """
 
     steps: int

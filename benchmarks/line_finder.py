@@ -128,7 +128,7 @@ def timed(pages: list[LabelledPage], find: FindLines) -> tuple[LineScore, float]
 
 
 def transcribed(pages: list[LabelledPage], find: FindLines, client: HtrClient) -> TextErrors:
-    """What the recogniser reads in the true lines and in the found ones."""
+    """Errors of the recogniser in the true lines and in the found ones."""
     errors = TextErrors()
     for page in pages:
         found = find(page.grey)

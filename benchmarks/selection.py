@@ -1,6 +1,6 @@
 """Which weights of a training to keep: those of the best validation CER, or an average of the last epochs.
 
-Trains once, with some writers held back, and notes after each epoch how the averaged weights read every held-back
+Trains once, with some writers held back, and notes after each epoch how the averaged weights transcribe every held-back
 image. Then draws validation writers from the held-back ones again and again, lets each way choose by them, and says
 what the chosen weights come to on the other writers, best path: the mean CER of all draws, and the mean difference to
 the first way with the share of draws in which it was better and worse.

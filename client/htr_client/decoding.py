@@ -163,7 +163,7 @@ class Decoded:
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Anything that reads texts out of a batch of log-probabilities."""
+    """Anything that makes texts of a batch of log-probabilities."""
 
     def decode(self, log_probs: np.ndarray, frames: np.ndarray, alphabet: Alphabet) -> list[Decoded]:
         """Decodes a batch.

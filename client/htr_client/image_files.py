@@ -20,8 +20,8 @@ from htr_client.model_facts import MAX_PIXELS
 _MOST_PIXEL_BYTES = 3
 # Of a file: an uncompressed TIFF in colours, as archives keep, may have as many pixels as are allowed.
 MAX_BYTES = 144 * 2**20
-# Models read text at 32 to 64 pixels of height. From this height on images are shrunk before sending; what
-# remains is still at least four times what the model sees, so that its own antialiased resize decides what it reads.
+# Models transcribe text at 32 to 64 pixels of height. From this height on images are shrunk before sending; what
+# remains is still at least four times what the model sees, so that its own antialiased resize decides.
 TALL = 512
 _BACK = {6: 8, 8: 6}  # orientation that turns an image back; of others it is the same
 _FIRST_READ = 2**16

@@ -115,7 +115,7 @@ class RequestLog:
 
         Args:
             image: Image as it was sent, PNG or JPEG.
-            text: What the model read.
+            text: The transcription.
             confidence: Probability that the text is right.
             model: Name of the served model.
             version: Version that answered.

@@ -1,4 +1,4 @@
-"""Batch transcription: an Apache Beam pipeline that reads any number of images with a pushed model, without a server.
+"""Batch transcription: an Apache Beam pipeline for any number of images and a pushed model, without a server.
 
 Every worker process loads the model once. Reading and checking of images goes on in threads while the model works.
 The same images give the same texts, whatever the engine and the number of workers: shards and the batches within

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TypeVar
 
 NETWORK_THREADS = 2
-"""Batches that a network reads at once: one operation may have half of the cores (`pipeline.runners.local_runner`)."""
+"""Batches that a network transcribes at once: an operation may have half of the cores (`runners.local_runner`)."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -1,8 +1,8 @@
-"""What Evaluator evaluates: the texts that clients read in the log-probabilities, with and without language model.
+"""What Evaluator evaluates: the texts that clients make of the log-probabilities, with and without language model.
 
 TFMA would call a signature that gives texts. Clients get theirs by decoding, so that is done here too, for candidate
 and baseline alike, each with the language model of its own version. Where nothing is written on an image clients get no
-text (`htr_client.line_answers.believed`). What they read is kept for the report.
+text (`htr_client.line_answers.believed`). Their texts are kept for the report.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Learns the language model of a version: n-grams of texts, weighed on the validation split.
 
-Which n-grams there are depends on the texts alone. How much they weigh depends on how well the network reads without
-them, so that is tried on images that it was not trained on.
+Which n-grams there are depends on the texts alone. How much they weigh depends on how well the network transcribes
+without them, so that is tried on images that it was not trained on.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Recorded(NamedTuple):
 
 
 class Learnt(NamedTuple):
-    """A language model, None where it does not read better than the best path; and facts about it."""
+    """A language model, None where it makes no fewer errors than the best path; and facts about it."""
 
     model: LanguageModel | None
     facts: dict[str, Any]
@@ -58,11 +58,11 @@ def learn(
 ) -> Learnt:
     """Learns a language model and weighs it.
 
-    Of the weights those count that read as well as the best one, but for chance. That of the base's language model is
-    taken if it is one of them, and even where it is not sure that it helps: the base's own images have shown that it
-    does, unless the labels are in characters that it does not know. It must read better then than none; where the
-    images are too few to tell, it is taken unless it is surely worse than none, whatever other weights do. Else the
-    smallest is taken: the validation split may be harder than what comes, where the image itself tells more.
+    Of the weights those count that transcribe as well as the best one, but for chance. That of the base's language
+    model is taken if it is one of them, and even where it is not sure that it helps: the base's own images have shown
+    that it does, unless the labels are in characters that it does not know. It must make fewer errors then than none;
+    where the images are too few to tell, it is taken unless it is surely worse than none, whatever other weights do.
+    Else the smallest is taken: the validation split may be harder than what comes, where the image itself tells more.
 
     Args:
         labels: Labels of the training split.
@@ -156,7 +156,7 @@ def _small_enough(
 
 
 def decoded(decoder: Decoder, alphabet: Alphabet, images: Sequence[Recorded]) -> list[Decoded]:
-    """What a decoder reads in recorded images, in batches."""
+    """The texts that a decoder makes of recorded images, in batches."""
     results: list[Decoded] = []
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]

@@ -30,7 +30,7 @@ def as_served(finder: LocalLineFinder) -> FindLines:
 
 @dataclass
 class TextErrors:
-    """Errors of what a recogniser reads on pages, which add up over pages.
+    """Errors of a recogniser on pages, which add up over pages.
 
     Lines without a label do not count, nor do those that cannot be cut: they would count as misread on both sides.
 
@@ -62,7 +62,7 @@ class TextErrors:
 
 
 def texts_of(page: LabelledPage, lines: Sequence[Line], recognise: Recognise) -> list[str | None]:
-    """What a recogniser reads in the lines of a page, cut as a service cuts them; None where a line cannot be cut.
+    """How a recogniser transcribes the lines of a page, cut as a service cuts them; None where a line cannot be cut.
 
     Args:
         page: The page.

@@ -1,4 +1,4 @@
-"""Which recogniser reads the lines that the gate compares. No TFX or TensorFlow here."""
+"""Which recogniser transcribes the lines that the gate compares. No TFX or TensorFlow here."""
 
 from __future__ import annotations
 

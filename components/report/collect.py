@@ -1,4 +1,4 @@
-"""Reads what the report is about: the examples of all splits, and what models read in the evaluation split.
+"""Reads what the report is about: the examples of all splits, and the texts of the evaluation split.
 
 Examples are streamed; of the images only those that are shown stay in memory.
 """
@@ -53,7 +53,7 @@ def read_splits(examples_uri: str) -> tuple[dict[str, Split], str]:
 def predictions(
     examples_uri: str, readings: dict[str, dict[str, Any]], compared: bool, decoder: str = DEFAULT
 ) -> pd.DataFrame:
-    """Puts the images of the evaluation split and what models read in them together.
+    """Puts the images of the evaluation split and their texts together.
 
     Args:
         examples_uri: URI of the Examples artifact.

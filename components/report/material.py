@@ -36,7 +36,7 @@ class Split:
 
 @dataclass(frozen=True)
 class CloseLook:
-    """How a model read one image, frame by frame.
+    """How a model transcribed one image, frame by frame.
 
     Attributes:
         image: Encoded image.

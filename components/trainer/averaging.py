@@ -1,4 +1,4 @@
-"""Moving averages of a network's weights, which read better than the weights of any single step."""
+"""Moving averages of a network's weights, which make fewer errors than those of any single step."""
 
 from __future__ import annotations
 

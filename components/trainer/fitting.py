@@ -100,7 +100,7 @@ def validation_of(
     alphabet: Alphabet,
     batch_size: int,
 ) -> Validation:
-    """How a network reads a whole split, by the best path.
+    """How a network transcribes a whole split, by the best path.
 
     Args:
         log_probs: Function of `log_probs_of`.
@@ -120,11 +120,11 @@ def validation_of(
 class Fitting(TrainingLoop):
     """The training of a recogniser.
 
-    It keeps the weights of the last epoch that reads the validation images not clearly worse than the epoch with the
-    lowest CER (`outcome.Validation.is_clearly_worse`): the validation split is a few writers, and later weights read
-    others better (docs/experiments.md). The base of a warm start is validated before the first optimiser step, and is
-    kept unless an epoch has a lower CER: a training that only damages ends where it began. A share of its weights is
-    put into those of the epoch that was kept (`train.start_share`), unless such weights would not be kept
+    It keeps the weights of the last epoch that transcribes the validation images not clearly worse than the epoch with
+    the lowest CER (`outcome.Validation.is_clearly_worse`): the validation split is a few writers, and later weights
+    transcribe others better (docs/experiments.md). The start of a warm start is validated before the first optimiser
+    step, and is kept unless an epoch has a lower CER: a training that only damages ends where it began. A share of its
+    weights is put into those of the epoch that was kept (`train.start_share`), unless such weights would not be kept
     (`train.start_share_checked`). Then its normalisation may be fitted to images as they are
     (`train.clean_statistics`).
 
@@ -151,14 +151,14 @@ class Fitting(TrainingLoop):
         """Prepares the training.
 
         Args:
-            model: Network with initial weights, those of the base where `train.warm_start` is set.
+            model: Network with initial weights, those of the start where `train.warm_start` is set.
             training: Images to learn from.
             validation: Images to monitor the training with.
             alphabet: Characters of the classes.
             train: Optimiser, epochs, batches.
             checkpoint_dir: Where to save the state every now and then, and to look for one to go on from.
             strategy: Within whose scope the model was made; None on one device.
-            new: Classes that the base of a warm start does not know.
+            new: Classes that the start does not know.
         """
         self.training, self.validation, self.train = training, validation, train
         self.alphabet = Alphabet(alphabet)
@@ -215,7 +215,7 @@ class Fitting(TrainingLoop):
         )  # fmt: skip
 
     def validate(self) -> Validation:
-        """How the current weights read the validation split."""
+        """How the current weights transcribe the validation split."""
         return validation_of(self.log_probs, self.validation, self.alphabet, self.train.batch_size)
 
     def _stream(self) -> Iterator[Any]:
@@ -248,7 +248,7 @@ class Fitting(TrainingLoop):
     def _measure_start(self, progress: Progress) -> None:
         self._validated(0, None, progress.seconds)
         if is_chief():
-            console().print(f"  epoch   0/{self.plan.epochs}  the base      validation CER {self.best_cer:.4f}")
+            console().print(f"  epoch   0/{self.plan.epochs}  the start     validation CER {self.best_cer:.4f}")
         self._tell_collapse()
 
     def _end_epoch(self, progress: Progress) -> None:
@@ -271,7 +271,7 @@ class Fitting(TrainingLoop):
         self._keep_or_take_back(before, True, f"with {share:g} of the statistics of images as they are")
 
     def _keep_or_take_back(self, before: Sequence[np.ndarray], is_checked: bool, told: str) -> None:
-        """Measures weights that were changed after the training, and goes back to those before if they read worse."""
+        """Measures weights that were changed after the training, and goes back to those before if they are worse."""
         found = self.validate()
         # With few images the lowest of a hundred epochs is luck: what beats the epoch that is kept is no worse.
         is_kept = found.rate <= self.best_cer or self._is_kept(found, self._is_clearly_worse(found))
@@ -328,14 +328,14 @@ class Fitting(TrainingLoop):
         rate = self.schedule.learning_rate
         if self.train.is_warm and self.best_epoch == 0:
             console().print(
-                f"  no epoch transcribes the validation images better than the base (CER {self.best_cer:.4f}): the "
-                f"weights of the base are kept. Try a lower train.learning_rate (it is {rate:g}), or more labels.",
+                f"  no epoch transcribes the validation images better than the start (CER {self.best_cer:.4f}): the "
+                f"weights of the start are kept. Try a lower train.learning_rate (it is {rate:g}), or more labels.",
                 style="yellow",
             )
         elif self.train.is_warm:
             base = self.history[0]["validation_cer"]
             console().print(
-                f"  validation CER {base:.4f} with the base, {self.best_cer:.4f} after epoch {self.best_epoch}"
+                f"  validation CER {base:.4f} with the start, {self.best_cer:.4f} after epoch {self.best_epoch}"
             )
         if self._best_collapse:
             told = advice_for_collapse(self._best_collapse, self.done, self.schedule.epochs, rate)

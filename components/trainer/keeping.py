@@ -95,7 +95,7 @@ def _addable(known: Sequence[str], labelled: set[str]) -> set[str]:
 
 
 def _compared(characters: Sequence[str], some: Sequence[str], images: Iterable[Seen]) -> tuple[Validation, Validation]:
-    """How a network reads images with some of its characters, and with all of them."""
+    """How a network transcribes images with some of its characters, and with all of them."""
     columns = _columns(characters, some)
     texts: list[str] = []
     some_classes: list[str] = []

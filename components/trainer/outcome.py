@@ -17,7 +17,7 @@ _LEVEL = 0.95  # of the interval of the difference between two validations
 
 @dataclass(frozen=True)
 class Validation:
-    """How a network reads the validation split.
+    """How a network transcribes the validation split.
 
     Attributes:
         images: Edits and length of the label, of each image.
@@ -58,7 +58,7 @@ class Validation:
 
 
 def compare(references: Sequence[str], predictions: Sequence[str]) -> Validation:
-    """Compares texts that a network reads with the labels.
+    """Compares a network's texts with the labels.
 
     Args:
         references: Labels.
@@ -78,7 +78,7 @@ class Outcome:
     """Facts about a training; the settings file of a model has them in its section `training`.
 
     `history.json` has the entries of all epochs: `epoch`, `loss`, `validation_cer`, `empty` (validation images that
-    come out empty), `learning_rate`, `seconds` since the start. A warm start's first entry is epoch 0, the base before
+    come out empty), `learning_rate`, `seconds` since the start. A warm start's first entry is epoch 0, the start before
     the first optimiser step; its loss is null.
 
     Attributes:
@@ -87,14 +87,14 @@ class Outcome:
         epochs: Epochs that were planned.
         epochs_done: Epochs that were finished.
         steps: Optimiser steps that were done.
-        best_epoch: Epoch whose weights were kept, see `fitting.Fitting`; 0 for those of the base.
+        best_epoch: Epoch whose weights were kept, see `fitting.Fitting`; 0 for those of the start.
         best_validation_cer: Its CER on the validation split. The settings' own `best_validation_cer` is that of the
             exported network, to which characters of its start may have been added since.
-        base_validation_cer: CER of the base of a warm start before the first step; None from nothing.
+        base_validation_cer: CER of the start before the first step; None from nothing.
         ended: "epochs" after the last one, "patience" where validation was clearly worse for long, "loss" where it was
             not finite.
         still_falling: Whether the validation CER still fell when the training ended: more epochs would help.
-        collapse: Sentence that says so where the kept weights read nothing, or the same text everywhere.
+        collapse: Sentence that says so where the kept weights give no text, or the same one everywhere.
         device: What the training ran on.
         seconds: Time of the training.
     """

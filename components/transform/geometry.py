@@ -40,7 +40,7 @@ def fits_as_line(text: str, width: int, height: int, config: TransformConfig) ->
 def crowding(samples: Iterable[tuple[int, int, str]], config: TransformConfig) -> float:
     """Share of its frames that a crowded label needs: the 95th percentile over images (width, height, label).
 
-    CTC can align up to 1, but a network needs room: from `CROWDED` on, finer frames read better.
+    CTC can align up to 1, but a network needs room: from `CROWDED` on, finer frames make fewer errors.
     """
     shares = sorted(needed_frames(text) / available_frames(width, height, config) for width, height, text in samples)
     return shares[int(0.95 * (len(shares) - 1))] if shares else 0.0

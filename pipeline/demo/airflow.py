@@ -17,7 +17,7 @@ from pipeline.demo.data import render
 # `make airflow-env` makes it, and the Makefile says which version is meant.
 AIRFLOW = Path(os.environ.get("HTR_AIRFLOW_ENV", Path(__file__).parents[2] / ".venv-airflow3")) / "bin" / "airflow"
 FOLDER = Path("demo/airflow")
-# Seconds of training: this is about the DAG. `make demo` trains a model that reads.
+# Seconds of training: this is about the DAG. `make demo` trains a model that can be used.
 SETTINGS = [
     "train.epochs=1", "model.filters=[8,8,8]", "model.recurrent_units=8", "model.recurrent_layers=1",
     "gate.max_cer=null", "airflow.retries=0",

@@ -1,7 +1,7 @@
-"""LineEvaluator: finds and reads the lines of the evaluation pages, asks the gate.
+"""LineEvaluator: finds and transcribes the lines of the evaluation pages, asks the gate.
 
-The same recogniser reads the true lines, those of the candidate and those of the baseline. What is written into the
-evaluation artifact:
+The same recogniser transcribes the true lines, those of the candidate and those of the baseline. What is written into
+the evaluation artifact:
 
     verdict.json   the verdict, see `components.line_finder.verdict`
     pages.json     for each page its name, document, score and CER, and the lines that the candidate found
@@ -159,7 +159,7 @@ class LineEvaluator(base_component.BaseComponent):
             examples: Channel of the pages.
             model: Channel of the line finder.
             baseline_model: Channel of the one that it is compared with, which may be empty.
-            gate: The bounds, and which recogniser reads.
+            gate: The bounds, and which recogniser transcribes.
             recogniser_dir: Directory of the recogniser's versions.
             recogniser_name: Its name in the file of labels.
         """

@@ -194,9 +194,13 @@ def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) ->
             "Label a thousand or more, or begin with a trained model (train.warm_start).",
         )
     elif 0 < samples < LITTLE:
-        result.note("little_data", f"{samples} labels are little to learn from: such a model may read these words of "
-                    "these writers, and few others.", "Thousands make a model that reads other words and writers, or "
-                    "train.warm_start begins with one that can read.")  # fmt: skip
+        result.note(
+            "little_data",
+            f"{samples} labels are little to learn from: such a model may recognise these words of these writers, and "
+            "few others.",
+            "Thousands make a model for other words and writers, or train.warm_start begins with one that recognises "
+            "more.",
+        )
     if training["seconds"] > LONG_HOURS * 3600:
         result.note(
             "long_training",

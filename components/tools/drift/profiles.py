@@ -45,7 +45,7 @@ class NoStatistics(LookupError):
 
 @dataclass(frozen=True)
 class Profile:
-    """Measures of a set of images with labels, or with what a model read.
+    """Measures of a set of images with labels, or with the texts of a model.
 
     Attributes:
         name: Name for people.
@@ -58,7 +58,7 @@ class Profile:
         characters: How often each occurs in the texts; empty if unknown.
         alphabet: Characters that are known to occur.
         rejected: Refused rows by reason.
-        predicted: Whether the texts are what a model read.
+        predicted: Whether the texts are those of a model.
         texts: Number of texts by the set of their characters; empty if unknown.
         notes: What was passed over, sentences.
         read_with: Settings that accepted and rejected the rows of a run, as in `summary.RunSummary`.

@@ -42,9 +42,9 @@ class Doubt:
 
     Attributes:
         image: Encoded PNG or JPEG.
-        guess: What the model read.
+        guess: The model's transcription.
         confidence: Confidence of the model.
-        model_version: Version that read it.
+        model_version: Version that transcribed it.
         source: Where the image was found; can be stored as UTF-8.
     """
 

@@ -100,7 +100,7 @@ def generate(
 
     A writer is one font with personal traits: slant, stroke width, letter spacing, size, steadiness, ink and paper.
     There are fewer fonts than writers, so several writers share a font. A split by writer thus measures how well a
-    model reads other traits in (mostly) known letter shapes, not how well it reads unknown letter shapes.
+    model recognises other traits of (mostly) known letter shapes, not how well it recognises unknown ones.
 
     Dirty rows are part of the `images` rows. Their kinds take turns, so every kind occurs as soon as there are as
     many dirty rows as kinds.

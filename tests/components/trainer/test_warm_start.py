@@ -92,8 +92,8 @@ def test_a_training_that_only_damages_ends_with_the_weights_of_its_base(toy, bas
     assert not facts["collapse"] and not facts["still_falling"]
     told = " ".join(capsys.readouterr().err.split())
     assert f"epoch 0/2 the base validation CER {before:.4f}" in told
-    assert f"no epoch transcribes the validation images better than the base (CER {before:.4f})" in told
-    assert "the weights of the base are kept. Try a lower train.learning_rate (it is 1)" in told
+    assert f"no epoch transcribes the validation images better than the start (CER {before:.4f})" in told
+    assert "the weights of the start are kept. Try a lower train.learning_rate (it is 1)" in told
 
 
 @pytest.mark.either_stack
@@ -252,7 +252,7 @@ def test_a_warm_start_that_was_interrupted_does_not_measure_its_base_again(toy, 
     elsewhere = shutil.copytree(base, tmp_path / "elsewhere")
     history, settings = run(toy, tmp_path, warm(str(elsewhere), epochs=1, learning_rate=ABSURD))
     told = capsys.readouterr().err
-    assert "going on after 1 epoch and" in told and told.count("the base      validation CER") == 1
+    assert "going on after 1 epoch and" in told and told.count("the start     validation CER") == 1
     assert [entry["epoch"] for entry in history] == [0, 1] and settings["training"]["best_epoch"] == 0
     assert validation_cer(toy, str(tmp_path / "model")) == pytest.approx(history[0]["validation_cer"])
 
@@ -298,7 +298,7 @@ def test_a_collapse_of_a_warm_start_is_told_at_once_and_once(toy, base, capsys):
     model.classes.bias.assign([0.0, 0.0, 0.0, 99.0])  # blank everywhere
     Fitting(model, source, source, ["a", "b", "c"], warm(base, epochs=1, learning_rate=1e-6)).run()
     base_line, told, *rest = capsys.readouterr().err.splitlines()
-    assert "epoch   0/1  the base      validation CER 1.0000" in base_line
+    assert "epoch   0/1  the start     validation CER 1.0000" in base_line
     assert told.strip() == "the network recognises nothing: 192 of 192 validation images come out empty"
     assert sum("192 of 192" in line for line in rest) == 1, "and at the end, with what to do"
 
