@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 from components.batch_transcriber.settings import BulkConfig
 from components.common.settings import ConfigError, IsPath, Section
 from components.common.suggestions import did_you_mean, setting_meant
+from components.example_validator.settings import DriftConfig
 from components.line_finder.settings import (
     BASE,
     IN_SERVICE,
@@ -35,7 +36,6 @@ from components.line_finder.settings import (
     PagesConfig,
 )
 from components.report.settings import RunSettings
-from components.tools.drift.settings import DriftConfig
 from components.trainer.settings import AUTO
 from components.transform.settings import SIZES, TransformConfig
 from htr_client.model_facts import LINE_FINDER

@@ -15,8 +15,6 @@ from components.example_validator import thresholds
 from components.tools.drift.profiles import CONFIDENCE, Profile
 from htr_client.metrics import Metric, page
 
-# What no feature of the schema measures: divergence of confidence and of characters, and shares of rows.
-OWN_THRESHOLDS = {CONFIDENCE: 0.15, "characters": 0.15, "new_characters": 0.03, "rejected": 0.05}
 FEW = 50
 _BINS = 10
 # A row of pixels more or a grey level less on all images would be as far as can be by divergence, and changes nothing.
@@ -138,10 +136,10 @@ def compare(before: Profile, after: Profile, overrides: Mapping[str, float]) -> 
     Args:
         before: What to compare with.
         after: What may have drifted.
-        overrides: Thresholds by measure, instead of those of the curated schema and `OWN_THRESHOLDS`.
+        overrides: Thresholds by measure, instead of those of the curated schema and `thresholds.OWN`.
     """
     kind: thresholds.Kind = "skew" if after.predicted and not before.predicted else "drift"
-    limits = {**OWN_THRESHOLDS, **overrides, **thresholds.read(kind, overrides)}
+    limits = {**thresholds.OWN, **overrides, **thresholds.read(kind, overrides)}
     measures = [
         _numbers(name, before, after, limits[name])
         for name in _NAMES

@@ -17,8 +17,8 @@ import tensorflow_data_validation as tfdv
 
 from components.common.settings import ConfigError
 from components.example_validator import thresholds
+from components.example_validator.settings import DRIFT_MEASURES
 from components.tools.drift import comparison, profiles
-from components.tools.drift.settings import DRIFT_MEASURES
 from htr_client import RequestLog
 from pipeline import cli
 from pipeline.config import Config, load
@@ -263,7 +263,7 @@ def test_thresholds_come_from_the_curated_schema_and_may_be_set():
         read = thresholds.read(kind, {"sharpness": 0.7, "confidence": 0.1})
         assert read["sharpness"] == pytest.approx(0.7) and read["width"] == pytest.approx(0.2)
         # Every measure has exactly one home.
-        assert sorted([*read, *comparison.OWN_THRESHOLDS]) == sorted(DRIFT_MEASURES)
+        assert sorted([*read, *thresholds.OWN]) == sorted(DRIFT_MEASURES)
 
 
 def test_unknown_measure_is_refused():
