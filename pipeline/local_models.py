@@ -10,19 +10,18 @@ In Python:
 
 from __future__ import annotations
 
-import json
 import os
 import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.base_model import packing
-from components.common import storage
+from components.common import storage, version_settings
 from components.common.in_service import VersionError, model_in_service
 from components.common.versions import Kind, NoVersionError, list_versions, named_version, offered
 from htr_client.model_facts import LINE_FINDER, MAX_PIXELS
 from pipeline.config import Config, load
-from serving.version_directory import SETTINGS_FILE, nothing_pushed
+from serving.version_directory import nothing_pushed
 
 if TYPE_CHECKING:
     from htr_client.base import DecoderOf
@@ -126,16 +125,15 @@ def _base(preset: str, why: str) -> Model:
 
 def _scripts(version: str) -> str:
     """The scripts that a version writes, such as "Latin"."""
-    with open(os.path.join(version, SETTINGS_FILE), encoding="utf-8") as file:
-        letters = [character for character in json.load(file)["alphabet"] if character.isupper() or character.islower()]
+    alphabet = version_settings.read(version)["alphabet"]
+    letters = [character for character in alphabet if character.isupper() or character.islower()]
     return " and ".join(sorted({unicodedata.name(letter).partition(" ")[0].title() for letter in letters}))
 
 
 def preset_of(version: str) -> str | None:
     """Preset that a version was trained with, by its settings; None where it has none."""
-    settings = os.path.join(version, SETTINGS_FILE)
-    known = json.loads(storage.read(settings)) if storage.exists(settings) else {}
-    return known["transform"]["preset"] if "transform" in known else None
+    preset: str | None = version_settings.read(version).get("transform", {}).get("preset")
+    return preset
 
 
 def pushed_line_finder(config: Config, directory: str | None = None) -> str | None:

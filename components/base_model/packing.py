@@ -25,13 +25,13 @@ import tempfile
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from components.common import storage
+from components.common import storage, version_settings
 from htr_client.language import LanguageModel
 from serving.version_directory import CARD_FILE, GRAPH_FILE, LANGUAGE_MODEL_FILE, METRICS_FILE, SETTINGS_FILE
 
@@ -58,6 +58,11 @@ def presets() -> list[str]:
 def is_shipped(preset: str) -> bool:
     """Whether there is a base model for a preset, or the base line finder for `PAGES`."""
     return (FOLDER / preset / _FACTS).exists()
+
+
+def preset_of(settings: Mapping[str, Any]) -> str:
+    """The name among the base models of what the settings file of a version is of: its preset, or `PAGES`."""
+    return PAGES if version_settings.is_line_finder(settings) else str(settings["transform"]["preset"])
 
 
 def unpack(preset: str) -> str:
@@ -270,11 +275,10 @@ def pack(version: str, preset: str, texts: Iterable[str] = ()) -> Path:
 def _check(version: Path, preset: str) -> None:
     wanted = "the base line finder" if preset == PAGES else f"the base model for transform.preset={preset}"
     refused = f"{version} cannot be {wanted}"
-    try:
-        settings = json.loads((version / SETTINGS_FILE).read_text("utf-8"))
-    except OSError as error:
-        raise BaseModelError(f"{refused}: it is no version of this pipeline ({error}).") from error
-    own = PAGES if "line_finder" in settings else settings["transform"]["preset"]
+    settings = version_settings.read(str(version))
+    if not settings:
+        raise BaseModelError(f"{refused}: it is no version of this pipeline, since it lacks {SETTINGS_FILE}.")
+    own = preset_of(settings)
     if own != preset:
         kind = "it is a line finder" if own == PAGES else f"it was trained with transform.preset={own}"
         raise BaseModelError(f"{refused}: {kind}.")

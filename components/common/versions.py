@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from components.common import storage
+from components.common import storage, version_settings
 from serving.version_directory import GRAPH_FILE, LANGUAGE_MODEL_FILE, SETTINGS_FILE, WITHDRAWN, number_of
 
 Kind = Literal["recogniser", "line finder"]
@@ -100,11 +99,12 @@ def misplaced(version: str, wanted: Kind) -> str:
         version: Directory of the version.
         wanted: What is to be done with it; a version without settings may be either.
     """
-    settings = os.path.join(version, SETTINGS_FILE)
-    found = "line_finder" in json.loads(storage.read(settings)) if storage.exists(settings) else None
+    if not storage.exists(os.path.join(version, SETTINGS_FILE)):
+        return ""
+    found = version_settings.is_line_finder(version_settings.read(version))
     if wanted == "recogniser" and found:
         return f"{version} is a line finder, which does not transcribe. Name a model that does."
-    if wanted == "line finder" and found is False:
+    if wanted == "line finder" and not found:
         return f"{version} is no line finder, but a model that transcribes."
     return ""
 
@@ -124,8 +124,7 @@ def kept_start(version: str, in_service: str = "") -> str:
     Returns:
         What to call it; empty where an epoch was better, or the training started from something else.
     """
-    settings = os.path.join(version, SETTINGS_FILE)
-    noted = json.loads(storage.read(settings)) if storage.exists(settings) else {}
+    noted = version_settings.read(version)
     start = noted.get("start", {})
     if not start or noted["training"]["best_epoch"] != 0 or _serves_otherwise(noted):
         return ""

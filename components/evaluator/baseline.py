@@ -6,16 +6,12 @@ that is not withdrawn. Where no version is in service, it is the model that the 
 
 from __future__ import annotations
 
-import json
-import os
-
 from components.base_model import packing
-from components.common import storage
+from components.common import storage, version_settings
 from components.common.in_service import in_service, metrics
 from components.common.versions import model_at
 from components.evaluator.verdict import Baseline
 from components.trainer.settings import AUTO
-from serving.version_directory import SETTINGS_FILE
 
 
 class BaselineError(RuntimeError):
@@ -57,9 +53,8 @@ def find(model_dir: str, name: str, candidate: str, warm_start: str | None = Non
     if current is not None:
         return Baseline("none", reason="the model itself is in service")
     if warm_start == AUTO:
-        settings = json.loads(storage.read(os.path.join(candidate, SETTINGS_FILE)))
-        preset = packing.PAGES if "line_finder" in settings else settings["transform"]["preset"]
-        base = packing.unpack(preset) if settings.get("start", {}).get("base_model") else None
+        settings = version_settings.read(candidate)
+        base = packing.unpack(packing.preset_of(settings)) if settings.get("start", {}).get("base_model") else None
     else:
         base = model_at(warm_start) if warm_start else None
     if base is not None:

@@ -17,7 +17,7 @@ from tfx.types import artifact_utils, channel_utils, component_spec, standard_ar
 from tfx.utils import path_utils
 
 from components.base_model import packing
-from components.common import storage
+from components.common import storage, version_settings
 from components.common.artifacts import write_text
 from components.common.console import console
 from components.common.fingerprint_driver import FingerprintDriver
@@ -92,7 +92,7 @@ def put(learnt: Learnt, directory: str) -> None:
     with fileio.open(os.path.join(directory, LANGUAGE_MODEL_FILE), "wb") as file:
         file.write(content)
     path = os.path.join(directory, SETTINGS_FILE)
-    settings = {**json.loads(storage.read(path)), "language_model": learnt.facts}
+    settings = {**version_settings.read(directory), "language_model": learnt.facts}
     write_text(path, json.dumps(settings, indent=1, ensure_ascii=False))
 
 

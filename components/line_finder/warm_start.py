@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from components.base_model import packing
-from components.common import storage
+from components.common import version_settings
 from components.common.versions import NoVersionError, named_version
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.trainer.settings import AUTO
@@ -55,8 +54,8 @@ def find_start(train: LineTrainingConfig, config: LineFinderConfig) -> Start:
 
 
 def _filters(version: str) -> list[int]:
-    path = os.path.join(version, SETTINGS_FILE)
     try:
-        return LineFinderConfig.model_validate(json.loads(storage.read(path))["line_finder"]).filters
+        return LineFinderConfig.model_validate(version_settings.read(version)["line_finder"]).filters
     except (OSError, ValueError, KeyError) as error:
+        path = os.path.join(version, SETTINGS_FILE)
         raise WarmStartError(f"{_SETTING}: {path} does not hold the settings of a line finder ({error!r})") from error

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from components.base_model import packing
-from components.common import storage
+from components.common import version_settings
 from components.common.calibration import ENOUGH
 from components.common.versions import NoVersionError, named_version
 from components.trainer.settings import AUTO, ModelConfig, TrainConfig
@@ -132,17 +131,17 @@ def _start(warm_start: str | None, transform: TransformConfig, model: ModelConfi
 
 def _root_base(version: str) -> str | None:
     """The preset of the base model from which a version was trained, or the versions before it."""
-    return json.loads(storage.read(os.path.join(version, SETTINGS_FILE))).get("start", {}).get("root_base")
+    return version_settings.read(version).get("start", {}).get("root_base")
 
 
 def alphabet_of(version: str) -> list[str]:
     """The characters of a version's classes, without the blank."""
-    return list(json.loads(storage.read(os.path.join(version, SETTINGS_FILE)))["alphabet"])
+    return list(version_settings.read(version)["alphabet"])
 
 
 def temperature_of(version: str) -> float:
     """The temperature of a version's network; 1 where too few validation images have told it."""
-    settings = json.loads(storage.read(os.path.join(version, SETTINGS_FILE)))
+    settings = version_settings.read(version)
     images = settings.get("training", {}).get("validation_images", 0)
     return float(settings["temperature"]) if images >= ENOUGH else 1.0
 
@@ -185,8 +184,8 @@ def _other_images(version: str, transform: TransformConfig) -> dict[str, object]
 
 
 def _section(version: str, name: str, kind: type[Kind]) -> Kind:
-    path = os.path.join(version, SETTINGS_FILE)
     try:
-        return kind.model_validate(json.loads(storage.read(path))[name])
+        return kind.model_validate(version_settings.read(version)[name])
     except (OSError, ValueError, KeyError) as error:
+        path = os.path.join(version, SETTINGS_FILE)
         raise WarmStartError(f"train.warm_start: {path} does not hold the settings of a model ({error!r})") from error
