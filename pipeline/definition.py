@@ -103,7 +103,7 @@ def create_pipeline(
         "model": config.model.model_dump_json(),
         "train": config.train.model_dump_json(),
         # Another release of it is another start.
-        "base_model": packing.release(config.transform.preset) if config.train.warm_start == AUTO else None,
+        "start_digest": packing.release(config.transform.preset) if config.train.warm_start == AUTO else None,
     }
     tuner = (
         Tuner(

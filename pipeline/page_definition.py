@@ -50,7 +50,7 @@ def create_page_pipeline(config: Config, pipeline_root: str, metadata_connection
             "line_finder": config.line_finder.model_dump_json(),
             "line_training": config.line_training.model_dump_json(),
             # Another release of it is another start.
-            "base_model": packing.release(packing.PAGES) if config.line_training.warm_start == AUTO else None,
+            "start_digest": packing.release(packing.PAGES) if config.line_training.warm_start == AUTO else None,
             "checkpoint_dir": os.path.join(pipeline_root, "checkpoints"),
         },
     )

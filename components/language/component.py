@@ -40,7 +40,7 @@ class LanguageModelSpec(component_spec.ComponentSpec):
     }
     INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
-        "base_model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "trained_model": component_spec.ChannelParameter(type=standard_artifacts.Model),
     }
     OUTPUTS = {"model": component_spec.ChannelParameter(type=standard_artifacts.Model)}
 
@@ -64,7 +64,7 @@ class Executor(base_executor.BaseExecutor):
         """
         config = LanguageConfig.model_validate_json(exec_properties["config"])
         examples = artifact_utils.get_single_uri(input_dict["examples"])
-        exported = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["base_model"]))
+        exported = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["trained_model"]))
         model = ExportedModel(exported)
         base = texts.started_from(model.settings) if config.base_texts else None
         learnt = learn(
@@ -122,17 +122,17 @@ class LanguageModel(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
     DRIVER_CLASS = Driver
 
-    def __init__(self, examples: Any, base_model: Any, config: LanguageConfig):
+    def __init__(self, examples: Any, trained_model: Any, config: LanguageConfig):
         """Creates the step.
 
         Args:
             examples: Channel of ExampleGen's examples.
-            base_model: Channel of the exported model.
+            trained_model: Channel of the model that Trainer has exported.
             config: What to learn from, and how.
         """
         super().__init__(
             LanguageModelSpec(
-                examples=examples, base_model=base_model, config=config.model_dump_json(),
+                examples=examples, trained_model=trained_model, config=config.model_dump_json(),
                 model=channel_utils.as_channel([standard_artifacts.Model()]),
             )
         )  # fmt: skip

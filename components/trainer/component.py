@@ -26,7 +26,7 @@ class Driver(NotingDriver):
     """
 
     def noted(self, execution_info: Any) -> dict[str, str]:
-        """The settings of the training, with the newest version as `warm_start` and a digest of it as `base_model`.
+        """The settings of the training, with the newest version as `warm_start` and a digest of it as `start_digest`.
 
         Raises:
             OSError: The version cannot be read.
@@ -38,7 +38,7 @@ class Driver(NotingDriver):
             # Where there is none, the training says what is wrong.
             if directory not in (None, AUTO) and (version := model_at(directory)):
                 config[name] = json.dumps({**section, "warm_start": version})
-                config["base_model"] = storage.digest(version)
+                config["start_digest"] = storage.digest(version)
         return {_CONFIG: json_utils.dumps(config)}
 
 

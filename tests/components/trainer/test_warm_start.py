@@ -264,7 +264,7 @@ def test_a_version_made_anew_in_the_same_place_is_another_start(tmp_path, sectio
     def noted(content):
         (tmp_path / "7").mkdir(exist_ok=True)
         (tmp_path / "7" / "saved_model.pb").write_bytes(content)
-        config = json_utils.dumps({section: json.dumps({"warm_start": str(tmp_path)}), "base_model": None})
+        config = json_utils.dumps({section: json.dumps({"warm_start": str(tmp_path)}), "start_digest": None})
         given = SimpleNamespace(exec_properties={"custom_config": config})
         return json_utils.loads(Driver(None).noted(given)["custom_config"])
 
