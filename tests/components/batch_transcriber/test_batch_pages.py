@@ -378,7 +378,7 @@ def test_the_step_writes_files_of_pages(folder, models, tmp_path):
     (tmp_path / "model" / "Format-Serving").symlink_to(models[0])
     model.uri, output.uri = str(tmp_path / "model"), str(tmp_path / "out")
     blessing.set_int_custom_property("blessed", 1)
-    config = BulkConfig(folder=str(folder), kind="auto", format="page", line_finder=models[1])
+    config = BulkConfig(folder=str(folder), kind="auto", format="page", line_finder=os.path.dirname(models[1]))
     context = BaseBeamExecutor.Context(beam_pipeline_args=LOCAL, tmp_dir=str(tmp_path), unique_id="1")
     inputs = {"model": [model], "model_blessing": [blessing]}
     properties = {"config": config.model_dump_json(), "max_pixels": 900 * 700}
