@@ -91,7 +91,7 @@ def test_a_training_that_only_damages_ends_with_the_weights_of_its_base(toy, bas
     assert facts["best_validation_cer"] == facts["base_validation_cer"] == pytest.approx(before)
     assert not facts["collapse"] and not facts["still_falling"]
     told = " ".join(capsys.readouterr().err.split())
-    assert f"epoch 0/2 the base validation CER {before:.4f}" in told
+    assert f"epoch 0/2 the start validation CER {before:.4f}" in told
     assert f"no epoch transcribes the validation images better than the start (CER {before:.4f})" in told
     assert "the weights of the start are kept. Try a lower train.learning_rate (it is 1)" in told
 
