@@ -75,3 +75,10 @@ def test_what_check_and_report_use_needs_no_tensorflow():
     code += "print([name for name in ('tensorflow', 'keras', 'tfx') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_whether_a_training_is_warm_is_asked_of_a_settled_start():
+    assert WARM.is_warm and WARM.names_start and not OPEN.is_warm and not OPEN.names_start
+    assert not TrainConfig().names_start
+    with pytest.raises(ValueError, match="not settled"):
+        epochs_for(TrainConfig(), 1000)
