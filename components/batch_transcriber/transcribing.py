@@ -42,7 +42,7 @@ DECODERS: dict[str, Callable[[], Decoder]] = {BEST_PATH: BestPath, BEAM: PrefixB
 
 
 class ImageText(NamedTuple):
-    """What was read in an image of one line.
+    """The transcription of an image of one line.
 
     Attributes:
         text: The text.
@@ -68,7 +68,7 @@ Result = ImageText | Page | ImageError
 
 @dataclass(frozen=True)
 class Transcriber:
-    """What reads images, and how; small, since it travels to every worker.
+    """What transcribes images, and how; small, since it travels to every worker.
 
     Attributes:
         model_path: Directory of a SavedModel of this pipeline.
@@ -134,11 +134,11 @@ class Transcriber:
         """
         if self.kind == "line":
             packed = functools.partial(_packed, max_pixels=self.max_pixels)
-            yield from self._read_lines(_opened(packed, folder, images, 2 * self.batch_size))
+            yield from self._transcribe_lines(_opened(packed, folder, images, 2 * self.batch_size))
         else:
-            yield from self._read_pages(_opened(_content, folder, images, _PAGES_AHEAD))
+            yield from self._transcribe_pages(_opened(_content, folder, images, _PAGES_AHEAD))
 
-    def _read_lines(self, opened: Iterator[tuple[Image, _Packed | ImageError]]) -> Iterator[tuple[Image, Result]]:
+    def _transcribe_lines(self, opened: Iterator[tuple[Image, _Packed | ImageError]]) -> Iterator[tuple[Image, Result]]:
         while batch := list(islice(opened, self.batch_size)):
             texts = iter(self._decode([content for _, content in batch if isinstance(content, _Packed)]))
             for image, content in batch:
@@ -163,7 +163,7 @@ class Transcriber:
             results.append(ImageText(found.text, found.confidence, suspicions))
         return results
 
-    def _read_pages(self, opened: Iterator[tuple[Image, bytes | ImageError]]) -> Iterator[tuple[Image, Result]]:
+    def _transcribe_pages(self, opened: Iterator[tuple[Image, bytes | ImageError]]) -> Iterator[tuple[Image, Result]]:
         waiting: deque[tuple[Image, ImageError | None]] = deque()
 
         def contents() -> Iterator[bytes]:
