@@ -34,13 +34,14 @@ class Kept(NamedTuple):
     """A trained network, its characters, and the traced function of `fitting.log_probs_of` for it.
 
     Where it has been read, also what it sees in the first validation images (`fitting.read_first`). Of these a batch's
-    log probabilities need not sum to one.
+    log probabilities need not sum to one. Where these are all of them, also its CER on them, best path.
     """
 
     model: Recogniser
     alphabet: list[str]
     log_probs: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
     seen: Sequence[Seen] = ()
+    validation_cer: float | None = None
 
 
 def with_characters_of(
@@ -84,7 +85,10 @@ def with_characters_of(
     if is_worse and not is_given:  # else its own weights for these characters are not those that were read with
         columns = _columns(kept.alphabet, trained.alphabet)
         return trained._replace(seen=[seen._replace(log_probs=seen.log_probs[..., columns]) for seen in kept.seen])
-    return trained if is_worse else kept
+    if is_worse:
+        return trained
+    read_all = are_enough and sum(len(seen.labels) for seen in kept.seen) == validation.samples
+    return kept._replace(validation_cer=found.rate) if read_all else kept
 
 
 def _addable(known: Sequence[str], labelled: set[str]) -> set[str]:

@@ -116,7 +116,9 @@ def run_fn(fn_args: Any) -> None:
         if start.version and train.keep_characters:
             is_given = fn_args.custom_config.get("alphabet") is not None
             kept = with_characters_of(start.version, kept, model_config, training, validation, is_given)
-        if kept.model is not model:
+        if kept.validation_cer is not None:
+            cer = kept.validation_cer
+        elif kept.model is not model:
             cer = validation_of(kept.log_probs, validation, Alphabet(kept.alphabet), train.batch_size).rate
         if kept.model is model and (replicated or mixed):  # what is served is on one device, too
             kept = kept._replace(model=build(model_config, classes, height))
