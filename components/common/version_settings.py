@@ -7,7 +7,8 @@ That of a recogniser, which Trainer writes, has
     train
     start                where the training began, see `components.trainer.warm_start.Start.noted`
     temperature          by which the log-probabilities are divided
-    best_validation_cer  CER of the exported network, best path
+    best_validation_cer  CER of the exported network, best path; what the characters of its start add to it is that of
+                         the first thousand validation images
     training             facts about the training, see `components.trainer.outcome.Outcome`
     language_model       facts about the language model, see `components.language.learning.Learnt`
 

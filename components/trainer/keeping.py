@@ -33,15 +33,15 @@ _ENOUGH = 10
 class Kept(NamedTuple):
     """A trained network, its characters, and the traced function of `fitting.log_probs_of` for it.
 
-    Where it has been read, also what it sees in the first validation images (`fitting.read_first`). Of these a batch's
-    log probabilities need not sum to one. Where these are all of them, also its CER on them, best path.
+    Where it has been read, also what it sees in the first validation images (`fitting.read_first`), and what the
+    characters of its start add to its CER on these, best path. A batch's log probabilities need not sum to one.
     """
 
     model: Recogniser
     alphabet: list[str]
     log_probs: Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]
     seen: Sequence[Seen] = ()
-    validation_cer: float | None = None
+    added_cer: float = 0.0
 
 
 def with_characters_of(
@@ -71,10 +71,13 @@ def with_characters_of(
     learn_from(wide, characters, trained.model, trained.alphabet, added)
     kept = Kept(wide, characters, log_probs_of(wide))
     kept = kept._replace(seen=list(read_first(kept.log_probs, validation)))
-    are_enough = validation.samples >= _ENOUGH
-    learnt = () if are_enough else read_first(kept.log_probs, training)
     before = [character for character in trained.alphabet if character not in added]
-    without, found = _compared(kept.alphabet, before, itertools.chain(kept.seen, learnt))
+    without, found = _compared(kept.alphabet, before, kept.seen)
+    kept = kept._replace(added_cer=found.rate - without.rate)
+    are_enough = validation.samples >= _ENOUGH
+    if not are_enough:
+        learnt = read_first(kept.log_probs, training)
+        without, found = _compared(kept.alphabet, before, itertools.chain(kept.seen, learnt))
     is_worse = found.is_clearly_worse(without.images)
     outcome = "left out" if is_worse else "kept"
     console().print(
@@ -85,10 +88,7 @@ def with_characters_of(
     if is_worse and not is_given:  # else its own weights for these characters are not those that were read with
         columns = _columns(kept.alphabet, trained.alphabet)
         return trained._replace(seen=[seen._replace(log_probs=seen.log_probs[..., columns]) for seen in kept.seen])
-    if is_worse:
-        return trained
-    read_all = are_enough and sum(len(seen.labels) for seen in kept.seen) == validation.samples
-    return kept._replace(validation_cer=found.rate) if read_all else kept
+    return trained if is_worse else kept
 
 
 def _addable(known: Sequence[str], labelled: set[str]) -> set[str]:

@@ -20,7 +20,7 @@ from components.trainer import export, warm_start
 from components.trainer.accelerators import is_chief, training_strategy, use_accelerators, use_float32
 from components.trainer.augmentation import augment_batch
 from components.trainer.checkpoint import fingerprint, forget, has_checkpoint
-from components.trainer.fitting import Fitting, read_first, validation_of
+from components.trainer.fitting import Fitting, read_first
 from components.trainer.input_pipeline import Source, batches, plain_batches, survey
 from components.trainer.keeping import Kept, with_characters_of
 from components.trainer.model import build
@@ -29,7 +29,6 @@ from components.trainer.temperature import fit_temperature
 from components.trainer.transfer import freeze, learn_from, start_from
 from components.transform.preprocessing import read_alphabet
 from components.transform.settings import TransformConfig
-from htr_client.decoding import Alphabet
 from htr_client.model_facts import COLUMNS_PER_FRAME
 from serving.version_directory import SETTINGS_FILE
 
@@ -112,14 +111,10 @@ def run_fn(fn_args: Any) -> None:
         return
 
     with announced("Exporting the model"):
-        kept, cer = Kept(model, alphabet, fitting.log_probs), fitting.best_cer
+        kept = Kept(model, alphabet, fitting.log_probs)
         if start.version and train.keep_characters:
             is_given = fn_args.custom_config.get("alphabet") is not None
             kept = with_characters_of(start.version, kept, model_config, training, validation, is_given)
-        if kept.validation_cer is not None:
-            cer = kept.validation_cer
-        elif kept.model is not model:
-            cer = validation_of(kept.log_probs, validation, Alphabet(kept.alphabet), train.batch_size).rate
         if kept.model is model and (replicated or mixed):  # what is served is on one device, too
             kept = kept._replace(model=build(model_config, classes, height))
             learn_from(kept.model, alphabet, model, alphabet)
@@ -133,7 +128,7 @@ def run_fn(fn_args: Any) -> None:
         "alphabet": kept.alphabet, "transform": transform.model_dump(), "model": model_config.model_dump(),
         "train": train.model_dump() | dataclasses.asdict(fitting.schedule),
         "start": start.noted(transform.preset),
-        "temperature": temperature, "best_validation_cer": cer,
+        "temperature": temperature, "best_validation_cer": fitting.best_cer + kept.added_cer,
         "training": dataclasses.asdict(fitting.outcome(device)),
     }  # fmt: skip
     _write(os.path.join(fn_args.serving_model_dir, SETTINGS_FILE), json.dumps(settings, indent=1, ensure_ascii=False))
