@@ -19,13 +19,13 @@ from components.evaluator.baseline_step import BaselineModel
 from components.evaluator.component import Evaluator
 from components.evaluator.gate_step import Gate
 from components.example_gen.component import HandwritingExampleGen
-from components.example_gen.data_version import DataVersion
+from components.example_gen.data_version_step import DataVersion
 from components.example_gen.rejects import REJECTS_FILE
-from components.example_validator.component import CuratedExampleValidator
-from components.example_validator.curated_schema import CuratedSchema
-from components.example_validator.previous import PreviousStatistics
+from components.example_validator.component import ExampleValidator
+from components.example_validator.previous_step import PreviousStatistics
+from components.example_validator.schema_step import SchemaGen
 from components.language.component import LanguageModel
-from components.pusher.component import AtomicPusher
+from components.pusher.component import Pusher
 from components.report.component import RunReport
 from components.serving_check.component import ServingCheck
 from components.trainer.component import Trainer, Tuner
@@ -68,7 +68,7 @@ def create_pipeline(
         data_version and data_version.outputs["fingerprint"].future()[0].value,
     )
     examples = example_gen.outputs["examples"]
-    schema_gen = CuratedSchema().with_id("SchemaGen")
+    schema_gen = SchemaGen()
     schema = schema_gen.outputs["schema"]
     statistics_gen = StatisticsGen(examples=examples, schema=schema)
     statistics = statistics_gen.outputs["statistics"]
@@ -79,9 +79,9 @@ def create_pipeline(
         if looks_back
         else None
     )
-    validator = CuratedExampleValidator(
+    validator = ExampleValidator(
         statistics, schema, before and before.outputs["statistics"], config.drift.thresholds, config.drift.fail
-    ).with_id("ExampleValidator")
+    )
     transform = Transform(
         examples=examples,
         schema=schema,
@@ -154,10 +154,10 @@ def create_pipeline(
     if gate:
         gate.add_upstream_node(report)  # which says why
         serving_check.add_upstream_node(gate)
-    pusher = AtomicPusher(
+    pusher = Pusher(
         model, evaluator.outputs["blessing"], serving_check.outputs["blessing"], report.outputs["report"],
         config.model_dir, config.name, config.push.keep_versions,
-    ).with_id("Pusher")  # fmt: skip
+    )  # fmt: skip
     bulk_inferrer = (
         BulkInferrer(model, evaluator.outputs["blessing"], config.bulk, config.data.max_pixels)
         if config.bulk.folder

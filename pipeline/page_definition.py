@@ -13,7 +13,7 @@ from components.evaluator.baseline_step import BaselineModel
 from components.line_finder.steps.evaluator import LineEvaluator
 from components.line_finder.steps.example_gen import PageExampleGen
 from components.line_finder.steps.report import LineReport
-from components.pusher.component import AtomicPusher
+from components.pusher.component import Pusher
 from components.serving_check.component import ServingCheck
 from components.trainer.component import Trainer
 from components.trainer.settings import AUTO
@@ -42,7 +42,7 @@ def create_page_pipeline(config: Config, pipeline_root: str, metadata_connection
     example_gen = PageExampleGen(config.data, config.pages, os.path.join(config.workspace, Pages.rejects_file))
     examples = example_gen.outputs["examples"]
     trainer = Trainer(
-        run_fn="components.line_finder.steps.trainer.run_fn",
+        run_fn="components.line_finder.training.run_fn",
         examples=examples,
         train_args=trainer_pb2.TrainArgs(splits=["train"]),
         eval_args=trainer_pb2.EvalArgs(splits=["validation"]),
@@ -66,10 +66,10 @@ def create_page_pipeline(config: Config, pipeline_root: str, metadata_connection
         evaluation=evaluation,
     )  # fmt: skip
     serving_check = ServingCheck(model, blessing, name, config.push.server_command)
-    pusher = AtomicPusher(
+    pusher = Pusher(
         model, blessing, serving_check.outputs["blessing"], report.outputs["report"], model_dir,
         name, config.push.keep_versions,
-    ).with_id("Pusher")  # fmt: skip
+    )  # fmt: skip
     components = [example_gen, trainer, baseline, evaluator, report, serving_check, pusher]
     return pipeline.Pipeline(
         pipeline_name=name,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Connect = Callable[[argparse.Namespace, Decoder | DecoderOf | None], HtrClient]
 
 KINDS = ("auto", "line", "page")
-DECODERS = ("best-path", "beam")
+DECODER_OPTIONS = ("best-path", "beam")
 
 _PENALTY, _ORDER = 6.0, 5
 # Seconds for which a command waits for a server that has not answered yet, and one that has and went away.
@@ -73,7 +73,7 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     decoding.add_argument(
         "--decoder",
         type=decoder,
-        choices=DECODERS,
+        choices=DECODER_OPTIONS,
         help="decode without the version's language model (default: beam search with it, best path where there is "
         "none)",
     )

@@ -37,7 +37,7 @@ _READERS = 8
 _PAGES_AHEAD = 4  # pages take much memory, and a store answers many times faster than they are transcribed
 _loading = threading.Lock()
 BEAM = "beam"
-DECODERS: dict[str, Callable[[], Decoder]] = {BEST_PATH: BestPath, BEAM: PrefixBeamSearch}
+_WITHOUT_LANGUAGE_MODEL: dict[str, Callable[[], Decoder]] = {BEST_PATH: BestPath, BEAM: PrefixBeamSearch}
 """Those that leave the language model of a version out."""
 
 
@@ -75,7 +75,7 @@ class Transcriber:
         kind: "line" for images of one line or word each; "page", or "auto" for either, as in `htr_client.kinds`.
         line_finder: Directory of a line finder's version, for pages; the one that is shipped if None.
         batch_size: Images of lines of one call of the model.
-        decoder: `DEFAULT`, with the version's language model where it has one; or one of `DECODERS`, without it.
+        decoder: `DEFAULT`, with the language model of the version where it has one; or `BEST_PATH` or `BEAM`, without it.
         bfloat16: Whether to compute in bfloat16 on machines whose processor has it.
         max_pixels: Images with more pixels are refused before they are decoded.
     """
@@ -152,7 +152,7 @@ class Transcriber:
         # The last batch of a shard is filled up, so that the graph sees one shape only.
         images = [packed.image.data for packed in batch]
         log_probs, frames = model.log_probs(images + images[-1:] * (self.batch_size - len(batch)))
-        decoder = DECODERS[self.decoder]() if self.decoder != DEFAULT else model.decoder()
+        decoder = _WITHOUT_LANGUAGE_MODEL[self.decoder]() if self.decoder != DEFAULT else model.decoder()
         decoded = decoder.decode(log_probs[: len(batch)], frames[: len(batch)], model.alphabet)
         results: list[Result] = []
         for packed, valid, found in zip(batch, frames[: len(batch)].tolist(), decoded, strict=True):
@@ -210,7 +210,7 @@ def _client(transcriber: Transcriber) -> HtrClient:
         _copies.enter_context(storage.here(path)) for path in (transcriber.model_path, transcriber.line_finder)
     )
     return LocalClient(
-        folder, decoder=DECODERS[transcriber.decoder]() if transcriber.decoder != DEFAULT else None,
+        folder, decoder=_WITHOUT_LANGUAGE_MODEL[transcriber.decoder]() if transcriber.decoder != DEFAULT else None,
         batch_size=transcriber.batch_size, line_finder=finder, bfloat16=transcriber.bfloat16,
         max_pixels=transcriber.max_pixels,
     )  # fmt: skip

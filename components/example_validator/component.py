@@ -33,8 +33,8 @@ class DataDrift(RuntimeError):
     """The examples differ more from those of the run before than the curated schema allows."""
 
 
-class CuratedExampleValidatorSpec(component_spec.ComponentSpec):
-    """Inputs, outputs and settings of CuratedExampleValidator."""
+class ExampleValidatorSpec(component_spec.ComponentSpec):
+    """Inputs, outputs and settings of ExampleValidator."""
 
     PARAMETERS = {
         "exclude_splits": component_spec.ExecutionParameter(type=str),
@@ -122,10 +122,10 @@ def _anomalies(artifact: Any) -> Iterator[tuple[Any, str]]:
             yield info, f"{feature} ({split}): {info.description}"
 
 
-class CuratedExampleValidator(base_component.BaseComponent):
+class ExampleValidator(base_component.BaseComponent):
     """Checks the statistics of every split against the curated schema, and of the training split for drift."""
 
-    SPEC_CLASS = CuratedExampleValidatorSpec
+    SPEC_CLASS = ExampleValidatorSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
     def __init__(
@@ -142,7 +142,7 @@ class CuratedExampleValidator(base_component.BaseComponent):
             fails_on_drift: Whether drift ends the run instead of being a warning.
         """
         super().__init__(
-            CuratedExampleValidatorSpec(
+            ExampleValidatorSpec(
                 statistics=statistics, schema=schema, previous=previous, exclude_splits=json_utils.dumps([]),
                 fails_on_drift=int(fails_on_drift), thresholds=json_utils.dumps(dict(sorted(thresholds.items()))),
                 anomalies=channel_utils.as_channel([standard_artifacts.ExampleAnomalies()]),

@@ -18,7 +18,7 @@ VERDICT_FILE, PAGES_FILE = "verdict.json", "pages.json"
 
 
 @dataclass(frozen=True)
-class Bound:
+class MeasuredBound:
     """A bound of the gate, and what it was compared with.
 
     Attributes:
@@ -57,7 +57,7 @@ class LineVerdict:
     compared_with: Baseline
     off: list[str]
     recogniser: str
-    bounds: list[Bound]
+    bounds: list[MeasuredBound]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` is the way back."""
@@ -68,7 +68,7 @@ class LineVerdict:
         """From what `as_dict` made."""
         parts = {
             "compared_with": Baseline(**values["compared_with"]),
-            "bounds": [Bound(**row) for row in values["bounds"]],
+            "bounds": [MeasuredBound(**row) for row in values["bounds"]],
         }
         return cls(**{**values, **parts})
 
@@ -154,11 +154,11 @@ def decide(
     )
 
 
-def _bound(name: str, value: float | None, bound: float | None, least: bool = False) -> Bound:
+def _bound(name: str, value: float | None, bound: float | None, least: bool = False) -> MeasuredBound:
     met = None
     if value is not None and bound is not None:
         met = not (value < bound - ROUNDING if least else value > bound + ROUNDING)
-    return Bound(f"line_gate.{name}", value, bound, met)
+    return MeasuredBound(f"line_gate.{name}", value, bound, met)
 
 
 def read_verdict(evaluation_uri: str) -> LineVerdict:

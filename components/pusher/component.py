@@ -64,7 +64,7 @@ def _describe(report: str, model_dir: str, version: int) -> None:
     storage.write(beside + METRICS_FILE, json.dumps(metrics, ensure_ascii=False, indent=1).encode())
 
 
-class AtomicPusherSpec(standard_component_specs.PusherSpec):
+class PusherSpec(standard_component_specs.PusherSpec):
     """TFX's specification with the run's report as another input."""
 
     INPUTS = {
@@ -73,10 +73,10 @@ class AtomicPusherSpec(standard_component_specs.PusherSpec):
     }
 
 
-class AtomicPusher(base_component.BaseComponent):
+class Pusher(base_component.BaseComponent):
     """Pushes into a directory of numbered versions that a model server watches, with a model card for each."""
 
-    SPEC_CLASS = AtomicPusherSpec
+    SPEC_CLASS = PusherSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
     def __init__(
@@ -97,7 +97,7 @@ class AtomicPusher(base_component.BaseComponent):
         filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=model_dir)
         custom = {"name": name, "keep_versions": keep_versions}
         super().__init__(
-            AtomicPusherSpec(
+            PusherSpec(
                 model=model, model_blessing=model_blessing, infra_blessing=infra_blessing, report=report,
                 push_destination=pusher_pb2.PushDestination(filesystem=filesystem),
                 custom_config=json_utils.dumps(custom),

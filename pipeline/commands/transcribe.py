@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    from htr_client.cli import DECODERS, KINDS, decoder
+    from htr_client.cli import DECODER_OPTIONS, KINDS, decoder
     from htr_client.files import PAGE_FORMATS
 
     text = (
@@ -64,7 +64,7 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument(
         "--decoder",
         type=decoder,
-        choices=DECODERS,
+        choices=DECODER_OPTIONS,
         help="decode without the version's language model (default: with it)",
     )
     command.add_argument(

@@ -30,7 +30,7 @@ from components.line_finder.card import model_card
 from components.line_finder.data import LabelledPage
 from components.line_finder.examples import read_examples
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
-from components.line_finder.steps.trainer import FACTS_FILE
+from components.line_finder.training import FACTS_FILE
 from components.line_finder.verdict import PAGES_FILE, LineVerdict, read_verdict
 from components.report import figures
 from components.report.html import PAGE_FILE, environment

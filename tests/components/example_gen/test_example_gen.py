@@ -12,7 +12,7 @@ from tfx.types import standard_artifacts
 from tfx_bsl.coders import example_coder
 
 from components.common.settings import ConfigError
-from components.example_gen import component, data_version, dataset
+from components.example_gen import component, data_version_step, dataset
 from components.example_gen.quarantine import Quarantine, TooManyRejects, read_counts
 from components.example_gen.rejects import REJECTS_FILE, Reject
 from components.example_gen.settings import DataConfig
@@ -113,7 +113,7 @@ def test_a_model_directory_that_pusher_cannot_write_ends_the_first_step(tmp_path
     fingerprint = standard_artifacts.String()
     fingerprint.uri = str(tmp_path / "fingerprint")
     settings = {"data_config": DataConfig(paths=[str(tmp_path / "data")]).model_dump_json()}
-    step = data_version.Executor()
+    step = data_version_step.Executor()
     with pytest.raises(ConfigError, match=r"push\.model_dir: \S+/file/htr cannot be written .* Not a directory"):
         step.Do({}, {"fingerprint": [fingerprint]}, {**settings, "model_dir": str(tmp_path / "file" / "htr")})
     step.Do({}, {"fingerprint": [fingerprint]}, {**settings, "model_dir": str(tmp_path / "models" / "htr")})

@@ -290,13 +290,13 @@ def validated(count, states):
     from ml_metadata.proto import metadata_store_pb2 as pb
     from tfx.utils import name_utils
 
-    from components.example_validator.component import CuratedExampleValidator
+    from components.example_validator.component import ExampleValidator
 
     connection = pb.ConnectionConfig()
     connection.fake_database.SetInParent()
     store = ml_metadata.MetadataStore(connection)
     kind = store.put_artifact_type(pb.ArtifactType(name="ExampleStatistics"))
-    validator = store.put_execution_type(pb.ExecutionType(name=name_utils.get_full_name(CuratedExampleValidator)))
+    validator = store.put_execution_type(pb.ExecutionType(name=name_utils.get_full_name(ExampleValidator)))
     ids = store.put_artifacts([pb.Artifact(type_id=kind) for _ in range(count)])
     for place, state in states:
         (execution,) = store.put_executions(
@@ -307,7 +307,7 @@ def validated(count, states):
 
 
 def test_data_is_compared_with_that_of_the_run_before_also_where_it_is_older():
-    from components.example_validator.previous import PreviousStatistics
+    from components.example_validator.previous_step import PreviousStatistics
 
     # Data A, data B, A again, whose statistics are those of the first time, and then C.
     store, ids, statistics = validated(3, [(0, "COMPLETE"), (1, "COMPLETE"), (0, "CACHED")])
@@ -317,7 +317,7 @@ def test_data_is_compared_with_that_of_the_run_before_also_where_it_is_older():
 
 def test_refused_statistics_are_no_measure_for_later_ones():
     """After `drift.fail` has ended a run, data that is close to what it refused must not pass."""
-    from components.example_validator.previous import PreviousStatistics
+    from components.example_validator.previous_step import PreviousStatistics
 
     store, ids, statistics = validated(4, [(0, "COMPLETE"), (1, "CACHED"), (2, "FAILED")])
     found = PreviousStatistics().resolve_artifacts(store, {"current": statistics[-1:], "statistics": statistics})

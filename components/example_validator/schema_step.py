@@ -14,8 +14,8 @@ from components.common.artifacts import write_text
 from components.example_validator.thresholds import SCHEMA_FILE
 
 
-class CuratedSchemaSpec(component_spec.ComponentSpec):
-    """Output and setting of CuratedSchema."""
+class SchemaGenSpec(component_spec.ComponentSpec):
+    """Output and setting of SchemaGen."""
 
     PARAMETERS = {"text": component_spec.ExecutionParameter(type=str)}
     INPUTS: dict[str, Any] = {}
@@ -31,13 +31,13 @@ class Executor(base_executor.BaseExecutor):
         write_text(os.path.join(folder, "schema.pbtxt"), exec_properties["text"])
 
 
-class CuratedSchema(base_component.BaseComponent):
+class SchemaGen(base_component.BaseComponent):
     """Provides components/example_validator/schema.pbtxt to the other steps."""
 
-    SPEC_CLASS = CuratedSchemaSpec
+    SPEC_CLASS = SchemaGenSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
 
     def __init__(self) -> None:
         """Creates the step."""
         text = SCHEMA_FILE.read_text(encoding="utf-8")
-        super().__init__(CuratedSchemaSpec(text=text, schema=channel_utils.as_channel([standard_artifacts.Schema()])))
+        super().__init__(SchemaGenSpec(text=text, schema=channel_utils.as_channel([standard_artifacts.Schema()])))
