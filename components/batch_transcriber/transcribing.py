@@ -75,7 +75,7 @@ class Transcriber:
         kind: "line" for images of one line or word each; "page", or "auto" for either, as in `htr_client.kinds`.
         line_finder: Directory of a line finder's version, for pages; the one that is shipped if None.
         batch_size: Images of lines of one call of the model.
-        decoder: `DEFAULT`, with the language model of the version where it has one; or `BEST_PATH` or `BEAM`, without it.
+        decoder: `DEFAULT`, with the language model of the version where it has one; `BEST_PATH` or `BEAM`, without it.
         bfloat16: Whether to compute in bfloat16 on machines whose processor has it.
         max_pixels: Images with more pixels are refused before they are decoded.
     """
