@@ -58,7 +58,7 @@ class GrpcFront:
         self.predictions = _Lane("grpc", min(limit, model_threads()), limit)
         # Whoever asks for the state of a busy server, a rollout for instance, does not queue behind its work.
         self._lookups = _Lane("lookup", 2, limit)
-        self._reloads = _Lane("reload", 2, 2)  # each may block until its deadline
+        self.reloads = _Lane("reload", 2, 2)  # each may block until its deadline
         self._answers: deque[tuple[asyncio.Future[bytes], _Lane, bytes, ServingError | None]] = deque()
         self._waking = False
         self.loop = asyncio.new_event_loop()
@@ -122,7 +122,7 @@ class GrpcFront:
         service = self._service
         unary = grpc.unary_unary_rpc_method_handler
         handlers = {}
-        predict, lookup, reload = self.predictions, self._lookups, self._reloads
+        predict, lookup, reload = self.predictions, self._lookups, self.reloads
         methods: list[tuple[str, str, _Lane, Callable[[Any, Any], Any]]] = [
             (_PREDICTION_SERVICE, "Predict", predict, service.predict),
             (_PREDICTION_SERVICE, "GetModelMetadata", lookup, service.get_model_metadata),
@@ -303,7 +303,7 @@ class GrpcFront:
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join(5)
-        for lane in (self.predictions, self._lookups, self._reloads):
+        for lane in (self.predictions, self._lookups, self.reloads):
             lane.pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -64,8 +64,8 @@ class EmbeddedServer:
         self.rest_port = 0
         self.manager: ModelManager | None = None
         self.service: Service | None = None
-        self._front: GrpcFront | None = None
-        self._rest: RestServer | None = None
+        self.front: GrpcFront | None = None
+        self.rest: RestServer | None = None
         self._ui: UiServer | None = None
         self._batcher: Any = None
         self._interrupted = False
@@ -177,13 +177,13 @@ class EmbeddedServer:
         from serving.grpc_front import GrpcFront
 
         front = GrpcFront(self.service, self.options, channel_options)
-        self._front = front
+        self.front = front
         self.port = front.start(self._credentials(ssl_config))
         if self.options.rest_api_port:
             from serving.rest import RestServer
 
-            self._rest = RestServer(self.service, self.options, monitoring_path)
-            self.rest_port = self._rest.start()
+            self.rest = RestServer(self.service, self.options, monitoring_path)
+            self.rest_port = self.rest.start()
         if self.options.ui_port:
             self._start_ui()
 
@@ -224,8 +224,8 @@ class EmbeddedServer:
         if self._stopped.is_set():
             return self._at_rest
         grace = self.options.drain_grace_seconds if grace is None else grace
-        if self._front is not None:
-            self._front.set_not_serving()
+        if self.front is not None:
+            self.front.set_not_serving()
             if grace and self.options.drain_wait_seconds:
                 time.sleep(self.options.drain_wait_seconds)
         if self.manager is not None:
@@ -234,11 +234,11 @@ class EmbeddedServer:
             self._ui.stop()
         # Side by side: while one drained alone, the other would go on taking requests, and the grace would count twice.
         rest = None
-        if self._rest is not None:
-            rest = threading.Thread(target=self._rest.stop, args=(grace,), name="rest-stop")
+        if self.rest is not None:
+            rest = threading.Thread(target=self.rest.stop, args=(grace,), name="rest-stop")
             rest.start()
-        if self._front is not None:
-            self._front.stop(grace)
+        if self.front is not None:
+            self.front.stop(grace)
         if rest is not None:
             rest.join()
         if self.manager is not None:

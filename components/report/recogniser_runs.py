@@ -57,7 +57,8 @@ def compare(before: RunSummary, after: RunSummary) -> str:
     rows.append(["exactly right", *(percent(m["metrics"]["exact"]) for m in (a, b))])
     rows.append(["data", *(f"{m['data']['digest'][:8]}, {_images(m['data'])}" for m in (a, b))])
     rows.append(["took", clock(before.seconds), clock(after.seconds)])
-    parts = [table(rows), _verdict(before, after, float(b["config"]["gate"]["confidence_level"]))]
+    tables = [analysis.read_csv(os.path.join(run.report_folder or "", PREDICTIONS_FILE)) for run in (before, after)]
+    parts = [table(rows), verdict(tables, float(b["config"]["gate"]["confidence_level"]))]
     parts.append(settings_that_differ(a, b))
     packages = [[key, str(x), "->", str(y)] for key, x, y in changes(a["versions"], b["versions"])]
     if packages:
@@ -71,10 +72,6 @@ def compare(before: RunSummary, after: RunSummary) -> str:
     return "\n\n".join(parts)
 
 
-def _predictions(run: RunSummary) -> pd.DataFrame:
-    return analysis.read_csv(os.path.join(run.report_folder or "", PREDICTIONS_FILE))
-
-
 def _images(data: Mapping[str, Any]) -> str:
     return " + ".join(f"{split['samples']} {name}" for name, split in data["splits"].items())
 
@@ -86,9 +83,16 @@ def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return first.merge(second, on=[*keys, "repeat"], suffixes=("_a", "_b"))
 
 
-def _verdict(before: RunSummary, after: RunSummary, level: float) -> str:
-    """Whether B is better on the images that both were evaluated on, and where."""
-    tables = [_predictions(run) for run in (before, after)]
+def verdict(tables: Sequence[pd.DataFrame], level: float) -> str:
+    """Whether B is better on the images that both were evaluated on, and where.
+
+    Args:
+        tables: Predictions of A and B, with the columns of `analysis.count_edits`.
+        level: Confidence level of the interval.
+
+    Returns:
+        A paragraph, followed by slices and images that changed most.
+    """
     both = _joined(tables)
     if both.empty and all(predictions["source"].nunique() == 1 for predictions in tables):
         # Identifiers begin with the name of the data folder, which may be another one since.

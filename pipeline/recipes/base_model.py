@@ -82,8 +82,14 @@ def _render(rendered: Rendered, base: Path) -> Path:
     return folder
 
 
-def _choose(real: Real, data: Path, base: Path) -> Path:
-    """The folder of a real set, or one with the chosen part of its rows, the same rows each time, or their words."""
+def choose(real: Real, data: Path, base: Path) -> Path:
+    """The folder of a real set, or one with the chosen part of its rows, the same rows each time, or their words.
+
+    Args:
+        real: The set, and what is taken of it.
+        data: Folder that holds the sets.
+        base: Folder below which what is chosen is written.
+    """
     source = data / real.name
     if real.share == 1.0 and not (real.words or real.capitals or real.pages or real.composed):
         return source
@@ -100,7 +106,7 @@ def _choose(real: Real, data: Path, base: Path) -> Path:
     folder = base / name
     if folder.exists():
         return folder
-    rows = [row for row in _rows(source) if int(_draw(row["filename"]) / real.share) == real.part]
+    rows = [row for row in rows_of(source) if int(_draw(row["filename"]) / real.share) == real.part]
     with made_whole(folder) as target:
         if real.capitals:
             _write_in_capitals(rows, source, target, real.capitals)
@@ -181,7 +187,7 @@ def _draw(filename: str) -> float:
 
 def _write_texts(sets: Sequence[Rendered], base: Path, file: Path) -> None:
     """Writes the texts of rendered sets, one a line."""
-    texts = (row["text"] for rendered in sets for row in _rows(base / rendered.name))
+    texts = (row["text"] for rendered in sets for row in rows_of(base / rendered.name))
     file.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
 
 
@@ -193,7 +199,12 @@ def _texts(workspace: Path) -> list[str]:
     return labels + workspace.with_suffix(".txt").read_text("utf-8").splitlines()
 
 
-def _rows(folder: Path) -> list[dict[str, str]]:
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of a set's table.
+
+    Args:
+        folder: The set.
+    """
     with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -210,8 +221,8 @@ def _train(
     texts = workspace.with_suffix(".txt")
     _write_texts(earlier, given.folder, texts)
     drawn = [_render(rendered, given.folder) for rendered in one.rendered]
-    written = [_choose(real, given.data, given.folder) for real in one.real]
-    styles, people = (len({row["writer"] for folder in part for row in _rows(folder)}) for part in (drawn, written))
+    written = [choose(real, given.data, given.folder) for real in one.real]
+    styles, people = (len({row["writer"] for folder in part for row in rows_of(folder)}) for part in (drawn, written))
     credits = "; ".join(dict.fromkeys(real.credit for real in one.real))
     settings = {
         "workspace": str(workspace),

@@ -55,7 +55,7 @@ def write_page(folder, name, lines):
 
 
 def test_lines_are_cut_anew_out_of_pages(sets, tmp_path, capfd):
-    rows = base_model._rows(sets / "letters")
+    rows = base_model.rows_of(sets / "letters")
     real = Real("letters", "", pages="letters")
     by_writer = {writer: [row for row in rows if row["writer"] == writer] for writer in {row["writer"] for row in rows}}
     named = []
@@ -70,9 +70,9 @@ def test_lines_are_cut_anew_out_of_pages(sets, tmp_path, capfd):
         table = csv.DictWriter(file, ["filename", "text", "writer"])
         table.writeheader()
         table.writerows(rows)
-    folder = base_model._choose(real, sets, tmp_path)
+    folder = base_model.choose(real, sets, tmp_path)
     assert folder.name == "letters-pages" and "1 page of which" in capfd.readouterr().err
-    cut = base_model._rows(folder)
+    cut = base_model.rows_of(folder)
     texts = [(row["text"], row["writer"]) for row in cut]
     assert sorted(texts) == sorted(
         2 * [(line["text"], writer) for writer, lines in by_writer.items() for line in lines[:2]]
@@ -107,13 +107,13 @@ def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypat
     chosen = list((made / "letters-1" / "images").iterdir())
     assert 45 <= len(chosen) < 90
     (cut,) = made.glob("letters-1-words-*")
-    words = [row["text"] for row in base_model._rows(cut)]
-    numbers = {row["text"].split()[1] for row in base_model._rows(made / "letters-1")}
+    words = [row["text"] for row in base_model.rows_of(cut)]
+    numbers = {row["text"].split()[1] for row in base_model.rows_of(made / "letters-1")}
     assert len(chosen) < len(words) and {part for text in words for part in text.split()} <= {*NAMES, *numbers}
     (composed,) = made.glob("letters-1-capitals-400-*")
-    in_capitals = base_model._rows(composed)
+    in_capitals = base_model.rows_of(composed)
     assert in_capitals and all(set(row["text"]) <= set("AERINTLOSMCUHDXY-'., ") for row in in_capitals)
-    assert {row["writer"] for row in in_capitals} <= {row["writer"] for row in base_model._rows(sets / "letters")}
+    assert {row["writer"] for row in in_capitals} <= {row["writer"] for row in base_model.rows_of(sets / "letters")}
     texts = (made / "word-2.txt").read_text("utf-8").splitlines()
     assert len(texts) == 40, "the language model learns from the rendered texts of the first round, too"
     shipped = packing.texts("word")
@@ -134,10 +134,10 @@ def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypat
 
 
 def test_parts_of_a_set_share_no_image_and_are_all_of_it(sets, tmp_path):
-    parts = [base_model._choose(Real("letters", "", share=0.25, part=part), sets, tmp_path) for part in range(4)]
-    chosen = [{row["filename"] for row in base_model._rows(folder)} for folder in parts]
+    parts = [base_model.choose(Real("letters", "", share=0.25, part=part), sets, tmp_path) for part in range(4)]
+    chosen = [{row["filename"] for row in base_model.rows_of(folder)} for folder in parts]
     assert all(10 <= len(names) <= 40 for names in chosen)
     assert sorted(name for names in chosen for name in names) == sorted(
-        row["filename"] for row in base_model._rows(sets / "letters")
+        row["filename"] for row in base_model.rows_of(sets / "letters")
     )
     assert all((folder / name).exists() for folder, names in zip(parts, chosen, strict=True) for name in names)

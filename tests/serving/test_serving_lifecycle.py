@@ -279,7 +279,7 @@ def test_a_reload_whose_caller_gave_up_while_it_waited_changes_nothing(base, ima
         until(server.manager._config_lock.locked, 10)
         assert fails(client.reload, [{"name": "renamed", "base_path": base}], timeout=0.5)[0] == "DEADLINE_EXCEEDED"
         assert blocking.result()[0] == "DEADLINE_EXCEEDED"
-        until(lambda: not server._front._reloads.active, 10)
+        until(lambda: not server.front.reloads.active, 10)
         assert client.states(name="renamed") == {}
         assert client.predict(toy.predict_request({"image_bytes": [image]})).model_spec.version.value == 1
 

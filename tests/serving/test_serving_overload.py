@@ -125,7 +125,7 @@ def test_who_finds_a_server_full_comes_again(base, size):
         # Kept, since a call that nobody refers to is cancelled.
         burning = other.prediction.Predict.future(toy.predict_request({"rounds": [200_000]}, "burn"), timeout=1.5)
         with Client(server.address) as late:
-            until(lambda: server._front.predictions.full)
+            until(lambda: server.front.predictions.full)
             with pytest.raises(grpc.RpcError) as failure:
                 late.predict(toy.predict_request({"image_bytes": [image]}))
             assert failure.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -160,7 +160,7 @@ def test_production_threads_leave_room_to_count_refusals(base, tmp_path, monkeyp
     with EmbeddedServer(**flags, **places) as server, Client(server.address) as client:
         monkeypatch.setattr(LoadedModel, "run", wait_and_run)
         waiting = [client.prediction.Predict.future(request, timeout=60) for _ in range(fill)]
-        until(lambda: server._front.predictions.active == fill, 30)
+        until(lambda: server.front.predictions.active == fill, 30)
         codes = [client.prediction.Predict.future(request, timeout=60).code().name for _ in range(10)]
         go.set()
         assert codes == ["UNAVAILABLE"] * 10
@@ -252,7 +252,7 @@ def test_a_call_that_finds_no_place_can_be_repeated(small_server):
     with Client(small_server.address) as client:
         burn = toy.predict_request({"rounds": [400_000]}, "burn")
         calls = [client.prediction.Predict.future(burn, timeout=6) for _ in range(2)]
-        until(lambda: small_server._front.predictions.full)
+        until(lambda: small_server.front.predictions.full)
         assert repeated(small_server, PREDICTION + "Predict", predict(b"x")) == "RESOURCE_EXHAUSTED"
         assert client.states() == {1: 30}, "the state of a busy server can be asked for"
         for call in calls:
@@ -265,9 +265,9 @@ def test_a_reload_that_finds_no_place_can_be_repeated(small_server, tmp_path):
         here = {"name": "htr", "base_path": small_server.options.model_base_path}
         pool = ThreadPoolExecutor(2)
         blocked = [pool.submit(client.reload, [here, nowhere], timeout=3) for _ in range(2)]
-        until(lambda: small_server._front._reloads.full)
+        until(lambda: small_server.front.reloads.full)
         assert repeated(small_server, MODEL + "HandleReloadConfigRequest", b"") == "RESOURCE_EXHAUSTED"
         failures = [call.exception() for call in blocked]  # one of them waits for the other to fail
         assert grpc.StatusCode.DEADLINE_EXCEEDED in [failure.code() for failure in failures if failure]
-        until(lambda: not small_server._front._reloads.active)
+        until(lambda: not small_server.front.reloads.active)
         client.reload([here])

@@ -46,7 +46,7 @@ def test_the_wait_for_a_rest_thread_is_part_of_the_time_limit(base):
     burn = [json.dumps({"signature_name": "burn", "inputs": [rounds]}) for rounds in (1, 200_000)]
     with EmbeddedServer(model_base_path=str(base), **settings) as server:
         assert rest(server, "POST", PREDICT, burn[0])[0] == 200
-        slots = server._rest._slots
+        slots = server.rest._slots
         slots.acquire()
         assert rest(server, "POST", PREDICT, burn[0]) == (429, b'{"error": "Server Threadpool Exhausted"}')
         assert server.service.metrics.request_count.value("htr", "RESOURCE_EXHAUSTED") == 1
@@ -60,7 +60,7 @@ def test_without_a_time_limit_a_request_waits_for_a_rest_thread(base):
     settings = {**FAST, "rest_api_port": -1, "rest_api_num_threads": 1, "rest_api_timeout_in_ms": 0}
     body = json.dumps({"signature_name": "burn", "inputs": [1]})
     with EmbeddedServer(model_base_path=str(base), **settings) as server:
-        slots = server._rest._slots
+        slots = server.rest._slots
         slots.acquire()
         threading.Timer(0.5, slots.release).start()
         assert rest(server, "POST", PREDICT, body)[0] == 200
@@ -116,7 +116,7 @@ def ending(base):
 def test_an_answer_under_way_is_sent_to_its_end(ending, monkeypatch):
     server, stop = ending
     data = bytes(16 << 20)  # more than the system takes for somebody who does not read
-    monkeypatch.setattr(server._rest, "handle", lambda *_: (200, "text/plain", data))
+    monkeypatch.setattr(server.rest, "handle", lambda *_: (200, "text/plain", data))
     host, port = server.rest_address.split(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=20)
     connection.request("GET", "/v1/models/htr")

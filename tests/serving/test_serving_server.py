@@ -118,7 +118,7 @@ def test_a_deadline_ends_the_work_too(client, server):
     request = toy.predict_request({"rounds": [200_000]}, "burn")  # half a minute
     started = time.monotonic()
     assert fails(client.predict, request, timeout=0.2) == ("DEADLINE_EXCEEDED", "Deadline Exceeded")
-    until(lambda: not server._front.predictions.active)
+    until(lambda: not server.front.predictions.active)
     assert time.monotonic() - started < 5
 
 
@@ -131,7 +131,7 @@ def test_callers_that_wait_in_vain_all_hear_of_the_deadline(base, batching):
         calls = [client.prediction.Predict.future(request, timeout=0.3) for _ in range(40)]
         codes = Counter(call.code().name for call in calls)
         assert "DEADLINE_EXCEEDED" in codes and codes.keys() <= {"OK", "DEADLINE_EXCEEDED"}
-        until(lambda: not server._front.predictions.active)
+        until(lambda: not server.front.predictions.active)
         counted = request_counts(server)
         assert counted.total() == 40 and counted.keys() <= {"OK", "DEADLINE_EXCEEDED"}
         assert counted["OK"] >= codes["OK"], "an answer may come too late, but nobody gets one that counts as none"
@@ -444,5 +444,5 @@ def test_overload_is_refused_at_once_and_forgotten_at_once(base):
                 break
         assert len(accepted) > 4 and len(rejected) > 10
         assert np.median(rejected) < np.median(accepted), "a refusal waits for the work of others"
-        until(lambda: not server._front.predictions.active)
+        until(lambda: not server.front.predictions.active)
         client.predict(toy.predict_request({"rounds": [1]}, "burn"))

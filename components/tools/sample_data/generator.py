@@ -129,13 +129,13 @@ def generate(
     if directory.is_dir() and any(directory.iterdir()):
         raise FileExistsError(f"The folder {directory} is not empty; choose a new or empty folder for the sample data.")
 
-    drawn = _make_writers(min(writers, images), seed)
-    labels = _draw_labels(images, seed)
+    drawn = make_writers(min(writers, images), seed)
+    labels = draw_labels(images, seed)
     rng = np.random.default_rng([_ROWS, seed])
     order = rng.permutation(np.arange(images) % len(drawn))
     jpeg = rng.random(images) < 0.6
     extensions = rng.random(images)
-    kinds = _choose_dirty(images, dirty_fraction, seed)
+    kinds = choose_dirty(images, dirty_fraction, seed)
 
     folder = directory / IMAGE_DIR
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def generate(
         choice = _JPEG_EXTENSIONS if as_jpeg else _PNG_EXTENSIONS
         filename = f"SAMPLE_{index + 1:05d}{choice[int(extensions[index] * len(choice))]}"
         label = labels[index]
-        writer = _match(drawn, int(order[index]), label)
+        writer = matching_writer(drawn, int(order[index]), label)
         content = _content(kind, filename, label, writer, as_jpeg, np.random.default_rng([_IMAGE, seed, index]))
         if content is not None:
             (folder / filename).write_bytes(content)
@@ -181,8 +181,13 @@ def generate(
     return summary
 
 
-def _make_writers(count: int, seed: int) -> list[Writer]:
-    """Returns the writers, the fonts spread evenly over them."""
+def make_writers(count: int, seed: int) -> list[Writer]:
+    """Returns the writers, the fonts spread evenly over them.
+
+    Args:
+        count: How many.
+        seed: Decides which.
+    """
     order = np.random.default_rng([_WRITERS, seed]).permutation(len(SAMPLE_FONTS))
     digits = max(2, len(str(count)))
     return [
@@ -195,15 +200,29 @@ def _make_writers(count: int, seed: int) -> list[Writer]:
     ]
 
 
-def _draw_labels(count: int, seed: int) -> list[str]:
-    """Draws labels with mildly skewed frequencies: the commonest is some ten times as likely as the rarest."""
+def draw_labels(count: int, seed: int) -> list[str]:
+    """Draws labels with mildly skewed frequencies: the commonest is some ten times as likely as the rarest.
+
+    Args:
+        count: How many.
+        seed: Decides which.
+    """
     rng = np.random.default_rng([_LABEL_ORDER, seed])
     weights = 1 / np.sqrt(rng.permutation(len(WORDS)) + 10.0)
     return [WORDS[i] for i in rng.choice(len(WORDS), size=count, p=weights / weights.sum())]
 
 
-def _match(writers: Sequence[Writer], first: int, label: str) -> Writer:
-    """Returns the first writer, beginning with the one asked for, whose font has every character of the label."""
+def matching_writer(writers: Sequence[Writer], first: int, label: str) -> Writer:
+    """Returns the first writer, beginning with the one asked for, whose font has every character of the label.
+
+    Args:
+        writers: All writers.
+        first: Number of the one that is asked for.
+        label: What is to be written.
+
+    Raises:
+        ValueError: No font has them all.
+    """
     for step in range(len(writers)):
         writer = writers[(first + step) % len(writers)]
         if load_glyphs(writer.font).can_write(label):
@@ -211,8 +230,14 @@ def _match(writers: Sequence[Writer], first: int, label: str) -> Writer:
     raise ValueError(f"No font of the sample data can write {label!r}.")
 
 
-def _choose_dirty(count: int, fraction: float, seed: int) -> dict[int, str]:
-    """Returns the kind of each dirty row by its index."""
+def choose_dirty(count: int, fraction: float, seed: int) -> dict[int, str]:
+    """Returns the kind of each dirty row by its index.
+
+    Args:
+        count: Rows of the dataset.
+        fraction: Share of them that is dirty.
+        seed: Decides which.
+    """
     rng = np.random.default_rng([_DIRTY, seed])
     chosen = rng.permutation(count)[: round(count * fraction)]
     names = list(DIRTY_KINDS)

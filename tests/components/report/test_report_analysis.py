@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from components.common.metrics import count_errors
 from components.common.writers import without_writers
 from components.evaluator.verdict import Failure
-from components.report import analysis, card, contents
+from components.report import analysis, card, contents, recogniser_runs
 from pipeline.config import Config
 from tests.components.report.report_material import material, split_of, table, without_plots, words
 
@@ -254,42 +254,27 @@ def test_bounds_are_told_with_what_was_measured():
     assert alone[1]["met"] is None and alone[1]["value"] is None
 
 
-def test_slices_of_one_image_do_not_change(monkeypatch):
-    from components.report import recogniser_runs
-
+def test_slices_of_one_image_do_not_change():
     before = table(words(60), rate=0.0, writers=60)
     before.loc[0, "prediction"] = ""
     before = analysis.count_edits(before.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
-    tables = iter([before, table(words(60), rate=0.0, writers=60)])
-    monkeypatch.setattr(recogniser_runs, "_predictions", lambda run: next(tables))
-    text = recogniser_runs._verdict(None, None, 0.95)
+    text = recogniser_runs.verdict([before, table(words(60), rate=0.0, writers=60)], 0.95)
     assert "That cannot be told from chance" in text and "Slices that changed" not in text
 
 
-def test_runs_of_a_data_folder_that_was_renamed_are_compared(monkeypatch):
-    from components.report import recogniser_runs
-
-    def verdict(*tables):
-        given = iter(tables)
-        monkeypatch.setattr(recogniser_runs, "_predictions", lambda run: next(given))
-        return recogniser_runs._verdict(None, None, 0.95)
-
+def test_runs_of_a_data_folder_that_was_renamed_are_compared():
     predictions = table(words(100), rate=0.1)
     renamed = predictions.assign(source="names-v2", id=predictions["id"].str.replace("data/", "names-v2/", regex=False))
-    assert "on the same 100 images" in verdict(predictions, renamed)
+    assert "on the same 100 images" in recogniser_runs.verdict([predictions, renamed], 0.95)
     others = predictions.assign(id=predictions["id"] + "x")
-    assert "evaluated on different images" in verdict(predictions, others)
+    assert "evaluated on different images" in recogniser_runs.verdict([predictions, others], 0.95)
 
 
-def test_equal_rows_are_compared_once_each(monkeypatch):
-    from components.report import recogniser_runs
-
+def test_equal_rows_are_compared_once_each():
     better, worse = table(words(100), rate=0.0), table(words(100), rate=0.0)
     repeated = [0] * 10
     better, worse = (pd.concat([t.iloc[repeated], t.iloc[1:]], ignore_index=True) for t in (better, worse))
     worse.loc[:9, "prediction"] = ""
     worse = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
-    tables = iter([better, worse])
-    monkeypatch.setattr(recogniser_runs, "_predictions", lambda run: next(tables))
-    text = recogniser_runs._verdict(None, None, 0.95)
+    text = recogniser_runs.verdict([better, worse], 0.95)
     assert "on the same 109 images" in text and "10 worse" in text

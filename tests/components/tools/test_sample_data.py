@@ -166,11 +166,11 @@ def test_readme_lists_the_dirty_rows(sample: Summary) -> None:
 
 
 def test_share_of_dirty_rows() -> None:
-    kinds = Counter(generator._choose_dirty(3500, 0.015, seed=1).values())
+    kinds = Counter(generator.choose_dirty(3500, 0.015, seed=1).values())
     assert set(kinds) == set(DIRTY_KINDS)
     assert sum(kinds.values()) == 52
     assert max(kinds.values()) - min(kinds.values()) <= 1
-    assert generator._choose_dirty(3500, 0.0, seed=1) == {}
+    assert generator.choose_dirty(3500, 0.0, seed=1) == {}
 
 
 def test_writers_have_about_the_same_number_of_images(sample: Summary) -> None:
@@ -180,7 +180,7 @@ def test_writers_have_about_the_same_number_of_images(sample: Summary) -> None:
 
 
 def test_every_font_is_shared_by_writers_that_differ() -> None:
-    writers = generator._make_writers(48, seed=1)
+    writers = generator.make_writers(48, seed=1)
     shared = Counter(writer.font.name for writer in writers)
     assert set(shared) == {font.name for font in fonts.SAMPLE_FONTS}
     assert min(shared.values()) >= 3
@@ -188,7 +188,7 @@ def test_every_font_is_shared_by_writers_that_differ() -> None:
 
 
 def test_labels_are_varied_and_mildly_skewed() -> None:
-    labels = Counter(generator._draw_labels(3500, seed=1))
+    labels = Counter(generator.draw_labels(3500, seed=1))
     assert len(labels) > 900
     assert 5 <= labels.most_common(1)[0][1] <= 40
     written = Counter("".join(labels.elements()))
@@ -226,11 +226,11 @@ def test_a_character_without_glyph_is_noticed() -> None:
 
 
 def test_a_font_is_not_used_for_labels_it_cannot_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    writers = generator._make_writers(14, seed=1)
+    writers = generator.make_writers(14, seed=1)
     lacking = fonts.load_glyphs(writers[0].font)
     monkeypatch.setitem(lacking._glyphs, "é", None)
-    assert generator._match(writers, 0, "cafe") is writers[0]
-    assert generator._match(writers, 0, "café") is writers[1]
+    assert generator.matching_writer(writers, 0, "cafe") is writers[0]
+    assert generator.matching_writer(writers, 0, "café") is writers[1]
 
 
 def test_fonts_are_credited_and_small() -> None:
