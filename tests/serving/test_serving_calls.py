@@ -20,7 +20,7 @@ def server(request, base):
 
 
 def test_a_long_deadline_is_not_cut_short(server, monkeypatch):
-    """The server gives up a moment before the caller does, but for what gRPC rounds, however long the caller waits."""
+    """The server gives up a moment before the caller does, however long the caller waits."""
     loop, delays = server.front.loop, []
     later = loop.call_later
 
