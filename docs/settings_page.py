@@ -83,16 +83,15 @@ def _values(kind: Any, metadata: Iterable[Any] = ()) -> str:
         return f"mapping of names to: {_values(arguments[1])}"
     if pattern := _first(known, "pattern"):
         return f"text like `{pattern}`"
-    # A bound is a fraction with a further check.
-    checks = [data for data in known if getattr(getattr(data, "func", None), "__module__", "") == fractions.__name__]
+    fraction = any(getattr(getattr(data, "func", None), "__module__", "") == fractions.__name__ for data in known)
+    implied = {("ge", 0), ("le", 1)} if fraction else set()
     limits = [
         f"{words} {limit}"
         for data in known
         for name, words in _LIMITS.items()
-        if (limit := getattr(data, name, None)) is not None and not (checks and (name, limit) in (("ge", 0), ("le", 1)))
+        if (limit := getattr(data, name, None)) is not None and (name, limit) not in implied
     ]
-    limits += ["below 1"] if len(checks) > 1 else []
-    return ", ".join(["fraction" if checks else _NAMES[kind], *limits])
+    return ", ".join(["fraction" if fraction else _NAMES[kind], *limits])
 
 
 def _first(metadata: Iterable[Any], name: str) -> Any:

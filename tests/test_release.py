@@ -16,7 +16,7 @@ import htr_client
 ROOT = Path(__file__).parent.parent
 VERSION = htr_client.__version__
 NAMED = re.compile(
-    r"(?:\bhtr[-_](?:pipeline|trainer|airflow|client|serving)[:=-]{1,2}|\bnewTag: )"
+    r"(?:\bhtr[-_][a-z]+[:=-]{1,2}|\bnewTag: )"
     r"(\d+\.\d+\.\d+\S*?)(?=\.tar|-[cg]pu|[\s\"'`\])]|$)"
 )
 BUILT_FROM = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "pipeline", "components", "serving",
@@ -25,9 +25,9 @@ MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist")
 
 
 def documents():
-    """All files that may name a version, but for what tools make."""
+    """All files that may name a version, but for what tools make, and for the changelog, which names earlier ones."""
     for top in ROOT.iterdir():
-        if not top.name.startswith((".", "demo", "workspace")):
+        if not top.name.startswith((".", "demo", "workspace", "CHANGELOG")):
             for path in top.rglob("*") if top.is_dir() else [top]:
                 if path.suffix in (".md", ".yaml", ".yml", ".toml") or "Dockerfile" in path.name:
                     yield path
@@ -42,6 +42,13 @@ def test_no_document_or_manifest_names_another_version():
     assert {version for _, version in named} == {VERSION}, named
     tags = {f"kubeflow/serving/overlays/{name}/kustomization.yaml" for name in ("cpu", "gpu", "canary")}
     assert {"docs/production.md", "kubeflow/storage/shell.yaml", *tags} <= {path for path, _ in named}
+
+
+@pytest.mark.parametrize("text", [
+    "htr-beam:1.2.3 .", "`htr-serving:1.2.3-gpu`", "htr-client==1.2.3", "htr_client-1.2.3.tar.gz", "newTag: 1.2.3-cpu",
+])  # fmt: skip
+def test_a_version_is_found_wherever_one_is_named(text):
+    assert NAMED.findall(text) == ["1.2.3"]
 
 
 def test_the_client_has_the_licence_of_the_whole():

@@ -367,20 +367,25 @@ def _lock(job: Job, alone: contextlib.ExitStack) -> None:
 
 def _resumed(job: Job, manifest: dict[str, Any], model: dict[str, str]) -> Job:
     kind, format_ = manifest.get("kind", "line"), manifest.get("format", job.format)  # earlier releases had no pages
+    begun, name = manifest["model"]["path"], "Name"
     if kind != job.kind:
         different = f"for images of the kind {kind}, not {job.kind}"
     elif format_ != job.format:
         different = f"in the format {format_}, not {job.format}"
     elif manifest["model"]["fingerprint"] != model["fingerprint"]:
-        different = f"with the model {manifest['model']['path']}, and {model['path']} is another one"
-        different += "" if kind == "line" else ", or its line finder is"
+        if begun == model["path"]:
+            finder = "" if kind == "line" else "line finder, "
+            different = f"with the model {begun}, too, but another {finder}--decoder or --bfloat16"
+        else:
+            different = f"with the model {begun}, and {model['path']} is another one"
+            name = f"Go on with --model {begun}, name" if storage.exists(begun) else name
     elif manifest["input"] != job.folder:
         different = f"for the images in {manifest['input']}, not for those in {job.folder}"
     else:
         return replace(job, shards=manifest["shards"], has_suspicions=manifest.get("suspicions", False))
     kept = ", which leaves files that somebody has changed as they are" if job.has_documents else ""
     raise BatchError(
-        f"{job.output} was begun {different}. Name another output, or begin this one again with --overwrite{kept}."
+        f"{job.output} was begun {different}. {name} another output, or begin this one again with --overwrite{kept}."
     )
 
 

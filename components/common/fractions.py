@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 
@@ -52,12 +52,15 @@ def _validate(value: Any) -> float:
 Fraction = Annotated[float, BeforeValidator(_validate), Field(ge=0, le=1)]
 
 
-def _refuses_something(fraction: float) -> float:
-    if fraction < 1:
-        return fraction
-    raise PydanticCustomError(
-        "bound", "a bound of 100 % refuses nothing: for 1 % write 0.01 or 1%, for no bound null or no entry"
-    )
+def _validate_bound(value: Any) -> float:
+    try:
+        fraction = parse(value)
+        if fraction < 1:
+            return fraction
+        text = "a bound of 100 % refuses nothing: for 1 % write 0.01 or 1%"
+    except ValueError as error:
+        text = str(error)
+    raise PydanticCustomError("bound", "{text}", {"text": f"{text}, for no bound null or no entry"})
 
 
-Bound = Annotated[Fraction, AfterValidator(_refuses_something)]
+Bound = Annotated[float, BeforeValidator(_validate_bound), Field(ge=0, lt=1)]

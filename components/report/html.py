@@ -70,6 +70,11 @@ def page(
         cases = contents["cases"]
         contents["coverage"] = {"kept": [], "dropped": [], **contents["coverage"]}
         contents["cases"] = {"suspect": cases.get("doubtful", []), **cases}  # as 0.1.0 calls them
+        rejected = [
+            {**group, "examples": [{"image_shown": row.get("picture"), **row} for row in group["examples"]]}
+            for group in contents["data"]["rejected"]
+        ]
+        contents["data"] = {**contents["data"], "rejected": rejected}
         if compared := contents["comparison"]:
             sign = int(compared["low"] > 0) - int(compared["high"] < 0)
             contents["comparison"] = {"differs": sign * (compared["p_value"] <= 1 - contents["level"]), **compared}

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from components.report.summary import RunSummary
 
+ABSENT = "(not there)"
+"""Stands for what only the other run has, such as a setting that came with a later release."""
+
 
 class NothingToCompare(LookupError):
     """A run has no figures; the message names it."""
@@ -46,12 +49,13 @@ def _setting(value: Any) -> str:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Dotted names of the values that differ, with both values."""
+    """Dotted names of the values that differ, with both values, or `ABSENT`."""
     found = []
     for key in [*before, *(key for key in after if key not in before)]:
-        a, b = before.get(key), after.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += changes(a, b, f"{prefix}{key}.")
+        a, b = before.get(key, ABSENT), after.get(key, ABSENT)
+        old, new = ({} if value is ABSENT else value for value in (a, b))
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += changes(old, new, f"{prefix}{key}.")
         elif a != b:
             found.append((f"{prefix}{key}", a, b))
     return found

@@ -28,6 +28,10 @@ def add_commands(add: AddCommand) -> None:
     add_since_argument(command, "--logs")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv, images and a page")
     command.add_argument(
+        "--data", action="append", default=[], metavar="DIR",
+        help="labelled images, such as those of an earlier review, which are left out; may be repeated",
+    )  # fmt: skip
+    command.add_argument(
         "--below", type=fraction, default=0.7, metavar="C",
         help="collect answers less confident than C (default: %(default)s)",
     )  # fmt: skip
@@ -41,7 +45,9 @@ def add_commands(add: AddCommand) -> None:
 def _review(arguments: argparse.Namespace) -> int:
     from components.common.console import announced
     from components.example_gen.outages import StoreError
+    from components.example_gen.settings import DataConfig
     from components.example_gen.table import DatasetError
+    from components.tools.labelling import labelling
     from components.tools.review import review
     from htr_client import HtrError
     from htr_client.cli import client_from
@@ -54,6 +60,7 @@ def _review(arguments: argparse.Namespace) -> int:
     which = f"since {arguments.since:%Y-%m-%d %H:%M} UTC" if arguments.since else ""
     unread: list[str] = []
     notes: list[str] = []
+    known: set[bytes] = set()
     seen = 0
 
     def counting(answers: Iterable[Transcription]) -> Iterator[Transcription]:
@@ -62,19 +69,22 @@ def _review(arguments: argparse.Namespace) -> int:
             seen += 1
             yield answer
 
-    def write(doubts: Iterable[Doubt]) -> tuple[int, int]:
-        return review.write(doubts, arguments.output, arguments.limit, unread, which)
+    def write(doubts: Iterable[Doubt]) -> tuple[int, int, int]:
+        return review.write(doubts, arguments.output, arguments.limit, unread, which, known)
 
     try:
+        with announced(lambda: f"Reading what is labelled: {counted(len(known), 'image')}"):
+            known.update(labelling.digests(DataConfig(paths=arguments.data), notes))
         if arguments.logs:
+            doubts = review.from_logs(arguments.logs, arguments.below, unread, notes, arguments.since)
             with announced("Reading the logs"):
-                count, found = write(review.from_logs(arguments.logs, arguments.below, unread, notes, arguments.since))
+                count, found, left_out = write(doubts)
         else:
             images = list(expand(arguments.images))
             said = announced(lambda: f"Asking the server: {counted(seen, 'image')} answered")
             with client_from(arguments) as client, said:
                 answers = counting(client.transcribe_many(images))
-                count, found = write(review.from_answers(answers, arguments.below, unread))
+                count, found, left_out = write(review.from_answers(answers, arguments.below, unread))
     except (HtrError, OSError, StoreError) as error:
         raise CommandError(str(error)) from error
     except (review.ReviewError, DatasetError, ValueError) as error:
@@ -84,6 +94,8 @@ def _review(arguments: argparse.Namespace) -> int:
             print(f"note: {note}", file=sys.stderr)
     if unread:
         print(f"{len(unread)} could not be read; the first: {unread[0]}", file=sys.stderr)
+    if left_out:
+        print(f"left out: {counted(left_out, 'image')} labelled already")
     written = counted(count, "image")
     if count < found:
         written = f"{count} of {counted(found, 'image')}, the least sure ones (--limit collects more),"

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, text in render(settings).items():
             (arguments.folder / name).write_text(text, encoding="utf-8")
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
         print(f"error: {file}: {'; '.join(problems)}", file=sys.stderr)
         return 2
     except (OSError, ValueError, yaml.YAMLError) as error:

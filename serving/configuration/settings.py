@@ -68,7 +68,7 @@ class Alerts(_Section):
     rejected_share: float = Field(gt=0, lt=1, description="of requests that are refused by a full server")
     p95_latency_ms: float = Field(gt=0, description="of a request, in the server")
     p95_queueing_ms: float = Field(gt=0, description="of waiting for a batch")
-    memory_growth: float = Field(gt=1, description="times the memory of a day or a week before, after pushes")
+    memory_growth: float = Field(1.3, gt=1, description="times the memory of a day or a week before, after pushes")
 
 
 class Settings(_Section):

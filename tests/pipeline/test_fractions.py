@@ -42,6 +42,12 @@ def test_fractions_by_name():
         load(overrides=["drift.thresholds={sharpness: 30}"])
 
 
+@pytest.mark.parametrize("bound", ["gate.max_cer=1.5", "gate.max_cer=.inf", "gate.slice_max_cer={writer: 20}"])
+def test_a_bound_that_was_meant_to_switch_off_is_told_of_null(bound):
+    with pytest.raises(ConfigError, match=r"a fraction between 0 and 1.*, for no bound null or no entry"):
+        load(overrides=[bound])
+
+
 @pytest.mark.parametrize("bound", ["gate.max_cer=1", "gate.max_cer_increase=1.0", "gate.slice_max_cer={writer: 100%}"])
 def test_a_bound_that_refuses_nothing_is_a_slip(bound):
     with pytest.raises(ConfigError, match=r"a bound of 100 % refuses nothing: for 1 % write 0\.01 or 1%"):

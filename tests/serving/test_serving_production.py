@@ -66,7 +66,7 @@ def test_the_files_are_made_from_the_settings():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variants__gpu__grpc_max_threads": 287}, "at least 288"),
+        ({"variants__gpu__grpc_max_threads": 287}, ": variants.gpu: grpc_max_threads must be at least 288"),
         ({"variants__gpu__batching__max_batch_size": 64}, "must be max_batch_size"),
         ({"variants__gpu__batching__allowed_batch_sizes": [1, 8, 4, 32]}, "must increase"),
         ({"variants__gpu__batching__allowed_batch_sizes": []}, "at least 1 item"),
@@ -85,6 +85,14 @@ def test_contradictions_are_refused(tmp_path, capsys, change, message):
     assert main(["render", "--folder", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["settings.yaml"]
+
+
+def test_a_file_of_0_1_0_without_later_settings_is_rendered(tmp_path, capsys):
+    old = changed()
+    del old["alerts"]["memory_growth"], old["alertmanagers"], old["clients"]
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(old))
+    assert main(["render", "--folder", str(tmp_path)]) == 0, capsys.readouterr().err
+    assert (tmp_path / "alerts.yml").read_text() == (FOLDER / "alerts.yml").read_text()
 
 
 def test_batching_is_what_the_server_reads_and_what_the_client_sends():

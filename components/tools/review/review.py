@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import jinja2
 
+from components.common.words import counted
 from components.example_gen.folders import find_tables
 from components.example_gen.header import LABELLING_MODEL
 from components.example_gen.images import read_image, resolve_image
@@ -138,8 +139,9 @@ def from_answers(answers: Iterable[Transcription], below: float, unread: list[st
 
 
 def write(
-    doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str] = (), which: str = ""
-) -> tuple[int, int]:
+    doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str] = (), which: str = "",
+    known: Collection[bytes] = (),
+) -> tuple[int, int, int]:  # fmt: skip
     """Writes the least sure ones as a dataset with a page to correct them in.
 
     Args:
@@ -148,9 +150,10 @@ def write(
         limit: How many at most.
         unread: What `doubts` could not use, known once they have come to their end.
         which: Words for those that were looked at, if not for all.
+        known: SHA-256 of images that are labelled already, and left out.
 
     Returns:
-        How many were written, and of how many different images.
+        How many were written, of how many different images, and how many that are `known` were left out.
 
     Raises:
         ReviewError: The folder holds something, or there is no doubt at all.
@@ -160,8 +163,12 @@ def write(
         raise ReviewError(f"{folder} holds something already, perhaps corrections: name a new folder with --output.")
     chosen: dict[bytes, Doubt] = {}
     seen: set[bytes] = set()
+    left_out: set[bytes] = set()
     for doubt in doubts:
         digest = hashlib.sha256(doubt.image).digest()
+        if digest in known:
+            left_out.add(digest)
+            continue
         if digest in seen:
             continue
         seen.add(digest)
@@ -170,11 +177,11 @@ def write(
             chosen = dict(_least_sure(chosen)[:limit])
     rows = [doubt for _, doubt in _least_sure(chosen)[:limit]]
     if not rows:
-        others = "all others" if unread else "every image"
-        could_not = f"{len(unread)} could not be read (the first: {unread[0]}), and " if unread else ""
-        raise ReviewError(
-            f"Nothing to review: {could_not}the model is surer than --below of {others}{f' {which}' if which else ''}."
-        )
+        why = [f"{len(unread)} could not be read (the first: {unread[0]}), and "] if unread else []
+        why += [f"{counted(len(left_out), 'image')} less sure are labelled in --data, and "] if left_out else []
+        others = "all others" if why else "every image"
+        others += f" {which}" if which else ""
+        raise ReviewError(f"Nothing to review: {''.join(why)}the model is surer than --below of {others}.")
     lines = []
     with whole_dataset(target, FIELDS, crlf=True) as add:
         for number, doubt in enumerate(rows, 1):
@@ -184,7 +191,7 @@ def write(
     loader = jinja2.FileSystemLoader(os.path.dirname(__file__))
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("review.html.j2")
     (target / PAGE_FILE).write_text(template.render(rows=lines, fields=list(FIELDS)), encoding="utf-8")
-    return len(rows), len(seen)
+    return len(rows), len(seen), len(left_out)
 
 
 def _least_sure(doubts: dict[bytes, Doubt]) -> list[tuple[bytes, Doubt]]:

@@ -105,7 +105,7 @@ def test_the_language_model_of_the_version_is_used_unless_another_decoder_is_ask
     assert found["default"] == {path: text[:-1] for path, text in found["plain"].items()}
     # What has begun with it does not go on without it.
     for begun, decoder in (("default", "best_path"), ("best path", "beam"), ("beam", "default")):
-        with pytest.raises(BatchError, match="another"):
+        with pytest.raises(BatchError, match=r"too, but another --decoder or --bfloat16\. Name another output"):
             transcribe(str(folder), str(tmp_path / begun / "texts.jsonl"), knowing, LOCAL, decoder=decoder)
 
 
@@ -262,12 +262,16 @@ def test_results_of_two_models_or_inputs_are_not_mixed(folder, model, tmp_path):
     output = tmp_path / "texts.jsonl"
     transcribe(str(folder), str(output), model, LOCAL, images_per_shard=16)
     other = save(tmp_path / "2", "other ")
-    with pytest.raises(BatchError, match=r"begun with the model .*1, and .*2 is another one.*--overwrite"):
+    refused = rf"begun with the model {re.escape(model)}, and .*2 is another one\. "
+    with pytest.raises(BatchError, match=rf"{refused}Go on with --model {re.escape(model)}, name another.*--overwrite"):
         transcribe(str(folder), str(output), other, LOCAL)
     with pytest.raises(BatchError, match="begun for the images in"):
         transcribe(str(folder / "a"), str(output), model, LOCAL)
-    shutil.copytree(model, tmp_path / "3")
-    assert transcribe(str(folder), str(output), str(tmp_path / "3"), LOCAL).new == 0
+    copy = shutil.copytree(model, tmp_path / "3")
+    assert transcribe(str(folder), str(output), str(copy), LOCAL).new == 0
+    shutil.rmtree(copy)
+    with pytest.raises(BatchError, match=r"begun with the model .*3, and .*2 is another one\. Name another output"):
+        transcribe(str(folder), str(output), other, LOCAL)
     outcome = transcribe(str(folder), str(output), other, LOCAL, overwrite=True)
     assert (outcome.new, outcome.shards) == (IMAGES + 1, 1)
     assert all(row["text"].startswith("other ") for row in texts(output).values())

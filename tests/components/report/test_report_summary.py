@@ -8,7 +8,7 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from components.common.run_metadata import NoSuchRun
-from components.report import prometheus, recogniser_runs, summary
+from components.report import analysis, contents, prometheus, recogniser_runs, summary
 from components.report.summary import RunSummary, Step
 from pipeline import cli
 from tests.components.report.report_material import material, table, without_plots, words
@@ -74,11 +74,31 @@ def test_figures_of_two_pipelines_on_a_machine_are_told_apart(tmp_path):
     assert not words & lines
 
 
+def test_a_setting_that_only_one_run_has_is_told_from_one_that_is_off(tmp_path):
+    made = material(table(words(50)))
+    figures = json.loads(json.dumps(contents.metrics(without_plots(made))))
+    runs = []
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "predictions.csv").write_text(analysis.as_csv(made.predictions), encoding="utf-8")
+        runs.append(RunSummary(name, [], 1.0, {}, str(tmp_path / name)))
+    del figures["config"]["model"]["softening"], figures["config"]["language"]
+    figures["config"]["gate"].update(max_cer=1.5, slice_max_cer={"writer": 0.2})
+    (tmp_path / "old" / "metrics.json").write_text(json.dumps(figures))
+    figures["config"].update(model={"softening": 0.0}, language={"enabled": True, "texts": []})
+    figures["config"]["gate"].update(max_cer=None, slice_max_cer={})
+    (tmp_path / "new" / "metrics.json").write_text(json.dumps(figures))
+    told = {" ".join(line.split()) for line in recogniser_runs.compare(*runs).splitlines()}
+    assert "gate.max_cer 1.5 -> null" in told
+    assert {"model.softening (not there) -> 0.0", "language.enabled (not there) -> true"} <= told
+    assert "gate.slice_max_cer.writer 0.2 -> (not there)" in told
+
+
 def test_the_list_of_runs_tells_what_has_become_of_their_versions(tmp_path):
     base = tmp_path / "htr"
     figures = dict.fromkeys(("reliability", "review", "distributions", "curves", "confusion"), "")
-    contents = {**without_plots(material(table(words(50)))), "figures": figures}
-    (tmp_path / "contents.json").write_text(json.dumps(contents))
+    built = {**without_plots(material(table(words(50)))), "figures": figures}
+    (tmp_path / "contents.json").write_text(json.dumps(built))
 
     def told(number=7, folder=base, withheld=False):
         path = str(folder / str(number))

@@ -52,6 +52,19 @@ def test_least_sure_answers_of_logs_become_a_dataset(log, tmp_path, capsys):
     assert [s.text for s in samples] == [row["text"] for row in found]
 
 
+def test_what_an_earlier_review_has_labelled_is_left_out_of_the_next(log, tmp_path, capsys):
+    first, second, third = (str(tmp_path / name) for name in ("first", "second", "third"))
+    arguments = ["review", "--logs", str(log), "--below", "0.5"]
+    assert cli.main([*arguments, "--output", first, "--limit", "4"]) == 0
+    assert cli.main([*arguments, "--output", second, "--data", first]) == 0
+    told = capsys.readouterr().out
+    assert "left out: 4 images labelled already\n6 images in" in told
+    assert [row["text"] for row in rows(tmp_path / "second")] == [f"guess {number}" for number in range(4, 10)]
+    assert cli.main([*arguments, "--output", third, "--data", first, "--data", second]) == cli.USAGE
+    told = capsys.readouterr().err
+    assert "10 images less sure are labelled in --data, and the model is surer than --below of all others" in told
+
+
 def test_page_saves_what_was_corrected_also_after_unreadable_was_taken_back(log, tmp_path):
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
     if not chromium:
@@ -260,7 +273,7 @@ def test_file_names_that_are_no_utf8_are_written_as_escapes(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcller.png")
     Path(path).write_bytes(encode(drawn_image()))
     answer = Transcription("Anna", 0.2, (), (), "htr", 7, path, Timings(0.0, 0.0, 0.0), None)
-    assert review.write(review.from_answers([answer], 0.5, []), str(tmp_path / "review"), 10) == (1, 1)
+    assert review.write(review.from_answers([answer], 0.5, []), str(tmp_path / "review"), 10) == (1, 1, 0)
     assert [row["source"] for row in rows(tmp_path / "review")] == [f"{tmp_path}/m\\udcfcller.png"]
     assert "m\\udcfcller.png" in (tmp_path / "review" / "review.html").read_text(encoding="utf-8")
 
