@@ -56,7 +56,7 @@ class PrefixBeamSearch:
         alternatives: How many other readings to return.
         lexicon: Words that the text is made of.
         language_model: Model of likely texts.
-        language_weight: Weight of the language model; by default the model's own, which is 0.3 for a `CharacterModel`.
+        language_weight: Weight of the language model; by default the model's own, which is 0.4 for a `CharacterModel`.
         length_bonus: Added for every character, which makes up for what the model takes away for every character; by
             default the model's own, as many times larger as language_weight is, and 0 without a model.
 

@@ -107,7 +107,7 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "--lm-weight",
         type=float,
         metavar="W",
-        help="weight of the language model (default: the version's own; 0.3 with --lm)",
+        help="weight of the language model (default: the version's own; 0.4 with --lm)",
     )
 
 

@@ -375,7 +375,7 @@ def _resumed(job: Job, manifest: dict[str, Any], model: dict[str, str]) -> Job:
     elif manifest["model"]["fingerprint"] != model["fingerprint"]:
         if begun == model["path"]:
             finder = "" if kind == "line" else "line finder, "
-            different = f"with the model {begun}, too, but another {finder}--decoder or --bfloat16"
+            different = f"with the model {begun}, too, but another {finder}--decoder, --lm or --bfloat16"
         else:
             different = f"with the model {begun}, and {model['path']} is another one"
             name = f"Go on with --model {begun}, name" if storage.exists(begun) else name

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import threading
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from components.base_model import packing
 from components.batch_transcriber.output import BatchError
 from components.batch_transcriber.shards import Image
-from components.common import storage
+from components.common import storage, version_settings
 from components.common.ahead import ahead
 from components.common.versions import misplaced
 from components.recogniser.decoders import BEST_PATH, DEFAULT
@@ -25,6 +26,7 @@ from htr_client.beam import PrefixBeamSearch
 from htr_client.client import HtrClient
 from htr_client.decoding import BestPath, Decoder
 from htr_client.errors import ImageError
+from htr_client.language import CharacterModel
 from htr_client.line_answers import believed
 from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.model import Page
@@ -78,6 +80,7 @@ class Transcriber:
         decoder: `DEFAULT`, with the language model of the version where it has one; `BEST_PATH` or `BEAM`, without it.
         bfloat16: Whether to compute in bfloat16 on machines whose processor has it.
         max_pixels: Images with more pixels are refused before they are decoded.
+        texts: UTF-8 file of texts, one a line, whose language model takes the place of the version's.
     """
 
     model_path: str
@@ -87,6 +90,7 @@ class Transcriber:
     decoder: str = DEFAULT
     bfloat16: bool = False
     max_pixels: int = MAX_PIXELS
+    texts: str | None = None
 
     def fingerprint(self) -> str:
         """Tells apart what gives other texts, wherever it was copied to.
@@ -94,13 +98,20 @@ class Transcriber:
         It is TensorFlow's own digest of graph and variables, and the language model where it is used.
 
         Raises:
-            BatchError: There is no such model or line finder, or one stands in the other's place.
+            BatchError: There is no such model or line finder, or one stands in the other's place; or the texts cannot
+                be read, or have no character of the model.
         """
         found = hashlib.sha256(_fingerprint_file(self.model_path))
         if wrong := misplaced(self.model_path, "recogniser"):
             raise BatchError(wrong)
         language_model = os.path.join(self.model_path, LANGUAGE_MODEL_FILE)
-        if self.decoder == DEFAULT and storage.exists(language_model):
+        if self.texts:
+            texts = read_texts(self.texts)
+            alphabet = version_settings.read(self.model_path).get("alphabet")
+            if alphabet and set().union(*texts).isdisjoint(alphabet):
+                raise BatchError(f"{self.texts} has no character that {self.model_path} can write.")
+            found.update(b"texts" + "\n".join(texts).encode())
+        elif self.decoder == DEFAULT and storage.exists(language_model):
             found.update(storage.read(language_model))
         if self.decoder == BEAM:
             found.update(b"beam")
@@ -112,6 +123,12 @@ class Transcriber:
         if self.bfloat16:
             found.update(b"bfloat16")
         return found.hexdigest()
+
+    def _decoder(self) -> Decoder | None:
+        """What decodes; None for the version's own."""
+        if self.texts:
+            return _searching_for_such(self.texts)
+        return _WITHOUT_LANGUAGE_MODEL[self.decoder]() if self.decoder != DEFAULT else None
 
     def _line_finder(self) -> str:
         try:
@@ -152,7 +169,7 @@ class Transcriber:
         # The last batch of a shard is filled up, so that the graph sees one shape only.
         images = [packed.image.data for packed in batch]
         log_probs, frames = model.log_probs(images + images[-1:] * (self.batch_size - len(batch)))
-        decoder = _WITHOUT_LANGUAGE_MODEL[self.decoder]() if self.decoder != DEFAULT else model.decoder()
+        decoder = self._decoder() or model.decoder()
         decoded = decoder.decode(log_probs[: len(batch)], frames[: len(batch)], model.alphabet)
         results: list[Result] = []
         for packed, valid, found in zip(batch, frames[: len(batch)].tolist(), decoded, strict=True):
@@ -184,6 +201,31 @@ class Transcriber:
                 yield image, result.error or ImageText(result.text, result.confidence, result.suspicions)
 
 
+def read_texts(path: str) -> list[str]:
+    """The texts of a file, one a line, in Unicode NFC.
+
+    Args:
+        path: UTF-8 file, here or in a bucket.
+
+    Raises:
+        BatchError: It cannot be read, is not UTF-8, or holds no text.
+    """
+    try:
+        texts = unicodedata.normalize("NFC", storage.read(path).decode("utf-8-sig")).splitlines()
+    except UnicodeDecodeError as error:
+        raise BatchError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+    except OSError as error:
+        raise BatchError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not any(map(str.strip, texts)):
+        raise BatchError(f"{path} holds no text.")
+    return texts
+
+
+@functools.lru_cache(maxsize=1)
+def _searching_for_such(texts: str) -> Decoder:
+    return PrefixBeamSearch(language_model=CharacterModel(read_texts(texts)))
+
+
 def _fingerprint_file(model_path: str) -> bytes:
     try:
         return storage.read(os.path.join(model_path, "fingerprint.pb"))
@@ -210,9 +252,8 @@ def _client(transcriber: Transcriber) -> HtrClient:
         _copies.enter_context(storage.here(path)) for path in (transcriber.model_path, transcriber.line_finder)
     )
     return LocalClient(
-        folder, decoder=_WITHOUT_LANGUAGE_MODEL[transcriber.decoder]() if transcriber.decoder != DEFAULT else None,
-        batch_size=transcriber.batch_size, line_finder=finder, bfloat16=transcriber.bfloat16,
-        max_pixels=transcriber.max_pixels,
+        folder, decoder=transcriber._decoder(), batch_size=transcriber.batch_size, line_finder=finder,
+        bfloat16=transcriber.bfloat16, max_pixels=transcriber.max_pixels,
     )  # fmt: skip
 
 

@@ -68,6 +68,11 @@ def add_commands(add: AddCommand) -> None:
         help="decode without the version's language model (default: with it)",
     )
     command.add_argument(
+        "--lm", metavar="FILE",
+        help="texts of the kind that the images show, one a line, to learn a language model from, in place of the "
+        "version's",
+    )  # fmt: skip
+    command.add_argument(
         "--bfloat16", action="store_true",
         help="compute in bfloat16 where the processor has it (AVX512_BF16, AMX): faster; a text differs now and then",
     )  # fmt: skip
@@ -82,6 +87,7 @@ def add_commands(add: AddCommand) -> None:
 
 def _transcribe(arguments: argparse.Namespace) -> int:
     from components.batch_transcriber.output import BatchError, table_format
+    from components.batch_transcriber.transcribing import Transcriber, read_texts
     from components.common import storage
     from components.common.console import announced, console
     from components.common.folders import nearest
@@ -99,6 +105,14 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         raise CommandError(f"--input: {error}", USAGE if isinstance(error, PermissionError) else ERROR) from error
     if not is_folder:
         raise CommandError(f"--input: {folder} does not exist or is not a folder.", USAGE)
+    texts = storage.absolute(arguments.lm) if arguments.lm else None
+    if texts and arguments.decoder == "best-path":
+        raise CommandError("--decoder best-path leaves language models out: --lm would do nothing.", USAGE)
+    try:
+        if texts:
+            read_texts(texts)
+    except BatchError as error:
+        raise CommandError(f"--lm: {error}", USAGE) from error
     try:
         table_format(output, kind, arguments.format)
     except BatchError as error:
@@ -132,7 +146,6 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         with announced("Loading Apache Beam and TensorFlow"):
             from components.batch_transcriber import batch
             from components.batch_transcriber.shards import written
-            from components.batch_transcriber.transcribing import Transcriber
             from components.recogniser.decoders import DEFAULT
             from pipeline.beam import options as beam_options
 
@@ -141,7 +154,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             with announced(lambda: written(output) or "Looking for images", after=10):
                 transcriber = Transcriber(
                     model.path, kind, finder, arguments.batch_size, (arguments.decoder or DEFAULT).replace("-", "_"),
-                    bfloat16=arguments.bfloat16, max_pixels=config.data.max_pixels,
+                    bfloat16=arguments.bfloat16, max_pixels=config.data.max_pixels, texts=texts,
                 )  # fmt: skip
                 outcome = batch.transcribe(
                     folder, output, transcriber, beam_options.pipeline_options(config.beam),

@@ -105,8 +105,47 @@ def test_the_language_model_of_the_version_is_used_unless_another_decoder_is_ask
     assert found["default"] == {path: text[:-1] for path, text in found["plain"].items()}
     # What has begun with it does not go on without it.
     for begun, decoder in (("default", "best_path"), ("best path", "beam"), ("beam", "default")):
-        with pytest.raises(BatchError, match=r"too, but another --decoder or --bfloat16\. Name another output"):
+        with pytest.raises(BatchError, match=r"too, but another --decoder, --lm or --bfloat16\. Name another output"):
             transcribe(str(folder), str(tmp_path / begun / "texts.jsonl"), knowing, LOCAL, decoder=decoder)
+
+
+@pytest.mark.parametrize("kind", ["line", "auto"])
+def test_texts_of_the_same_kind_are_learnt_from_in_place_of_the_language_model(folder, model, tmp_path, kind):
+    (tmp_path / "texts.txt").write_text("hot\ntoe\n" * 500)
+
+    def found(name, texts_file):
+        output = tmp_path / name / "texts.jsonl"
+        transcriber = Transcriber(model, kind, decoder="default", texts=texts_file and str(texts_file))
+        batch.transcribe(str(folder), str(output), transcriber, LOCAL)
+        return {path: row["text"] for path, row in texts(output).items()}
+
+    plain, learnt = found("plain", None), found("learnt", tmp_path / "texts.txt")
+    # A digit is improbable in such texts: of the last one, of which the model is unsure, nothing is left.
+    assert learnt == {path: text[:-1] for path, text in plain.items()}
+    with pytest.raises(BatchError, match=r"another (line finder, )?--decoder, --lm or --bfloat16"):
+        (tmp_path / "texts.txt").write_text("other\n")
+        found("learnt", tmp_path / "texts.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot be read"),
+        (b"\n \n", "holds no text"),
+        (b"caf\xe9", "not UTF-8"),
+        ("漢字".encode(), "no character"),
+    ],
+)
+def test_texts_that_cannot_be_learnt_from_are_told_first(base_models, tmp_path, content, problem, capfd):
+    if content is not None:
+        (tmp_path / "texts.txt").write_bytes(content)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(encode(drawn_image()))
+    command = ["transcribe", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out.jsonl"), "--base", "line"]
+    command += ["--workspace", str(tmp_path / "w")]
+    assert cli.main([*command, "--lm", str(tmp_path / "texts.txt")]) == 2
+    assert problem in capfd.readouterr().err
+    assert not list(tmp_path.glob("out*"))
 
 
 @pytest.mark.timeout(120)
