@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from components.common.words import counted
-from pipeline.commands.common import AddCommand, CommandError
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
 from pipeline.commands.options import add_since_argument, fraction, positive
 from pipeline.exit_codes import OK, USAGE
 
@@ -35,6 +35,7 @@ def add_commands(add: AddCommand) -> None:
         "--limit", type=positive, default=200, metavar="N",
         help="collect at most N images, those with the least confident answers (default: %(default)s)",
     )  # fmt: skip
+    add_config_arguments(command, "labelled images, which are left out; may be repeated", None)
     add_server_arguments(command)
 
 
@@ -42,6 +43,7 @@ def _review(arguments: argparse.Namespace) -> int:
     from components.common.console import announced
     from components.example_gen.outages import StoreError
     from components.example_gen.table import DatasetError
+    from components.tools.labelling import labelling
     from components.tools.review import review
     from htr_client import HtrError
     from htr_client.cli import client_from
@@ -51,9 +53,11 @@ def _review(arguments: argparse.Namespace) -> int:
         raise CommandError("Name either --logs DIR or images for a server to transcribe.", USAGE)
     if arguments.since and not arguments.logs:
         raise CommandError("--since chooses among logged requests: name them with --logs DIR.", USAGE)
+    data = read_config(arguments).data
     which = f"since {arguments.since:%Y-%m-%d %H:%M} UTC" if arguments.since else ""
     unread: list[str] = []
     notes: list[str] = []
+    counts = labelling.Counts()
     seen = 0
 
     def counting(answers: Iterable[Transcription]) -> Iterator[Transcription]:
@@ -63,14 +67,21 @@ def _review(arguments: argparse.Namespace) -> int:
             yield answer
 
     def write(doubts: Iterable[Doubt]) -> tuple[int, int]:
-        return review.write(doubts, arguments.output, arguments.limit, unread, which)
+        return review.write(doubts, arguments.output, arguments.limit, unread, which, counts)
 
     try:
+        known: set[bytes] = set()
+        if data.paths:
+            with announced(lambda: f"Reading what is labelled: {counted(len(known), 'image')}"):
+                known.update(labelling.digests(data, notes))
         if arguments.logs:
             with announced("Reading the logs"):
-                count, found = write(review.from_logs(arguments.logs, arguments.below, unread, notes, arguments.since))
+                doubts = review.from_logs(arguments.logs, arguments.below, unread, notes, arguments.since)
+                count, found = write(review.unlabelled(doubts, known, counts))
         else:
-            images = list(expand(arguments.images))
+            images: Iterable[str] = list(expand(arguments.images))
+            if known:
+                images = labelling.unlabelled(images, known, counts, data.max_pixels)
             said = announced(lambda: f"Asking the server: {counted(seen, 'image')} answered")
             with client_from(arguments) as client, said:
                 answers = counting(client.transcribe_many(images))
@@ -84,6 +95,8 @@ def _review(arguments: argparse.Namespace) -> int:
             print(f"note: {note}", file=sys.stderr)
     if unread:
         print(f"{len(unread)} could not be read; the first: {unread[0]}", file=sys.stderr)
+    if counts.known:
+        print(f"left out: {counted(counts.known, 'image')} labelled already")
     written = counted(count, "image")
     if count < found:
         written = f"{count} of {counted(found, 'image')}, the least sure ones (--limit collects more),"
