@@ -190,11 +190,15 @@ def test_a_page_that_was_made_anew_takes_nothing_of_the_one_before(keeping, make
     for name in ("images", "review.html", "labels.csv"):  # in its place
         (before / name).rename(before / f"old-{name}")
         (folder / name).rename(before / name)
-    assert visit(keeping, before) == "0 of 3 looked at" and not said(keeping)
+    for _ in range(2):
+        assert visit(keeping, before) == "0 of 3 looked at"
+        assert said(keeping).endswith("whose corrections are not taken over; rows of it in this browser: 1.")
     assert open_file(keeping, before / "old-labels.csv") == (
         "Rows of old-labels.csv that people have looked at: 0. Rows of another page, which are left out: 1."
     )
     assert count(keeping) == "0 of 3 looked at"
+    write(keeping, 2, "of the new one")
+    assert visit(keeping, before) == "1 of 3 looked at" and "before, in this browser" in said(keeping)
 
 
 def test_files_that_are_no_saved_labels_change_nothing(browser, make, tmp_path):
