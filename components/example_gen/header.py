@@ -20,7 +20,9 @@ IMAGE_COLUMNS = ("filename", "file_name", "image", "image_path", "path", "file",
                  "image_name", "image_file", "image_filename", "img_path", "img_name", "image_id")  # fmt: skip
 TEXT_COLUMNS = ("text", "label", "identity", "transcription", "word", "words", "ground_truth", "transcript", "gt",
                 "gt_text", "sentence")  # fmt: skip
-LABELLING_MODEL = "labelling_model"  # column of `htr label`: the version that wrote the text
+# Column of `htr label` and `htr review`: the version that wrote the text; empty for a person's.
+LABELLING_MODEL = "labelling_model"
+GUESS = "guess"  # column of `htr review`: the text before a person has looked at it
 DELIMITERS = ",;\t|"
 NONE = "none"  # as the name of a column in the configuration: there is no such column
 _BLANK = ' \t\r\n\f\v"' + DELIMITERS  # what Excel leaves of an empty row, too

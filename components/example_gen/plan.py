@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from components.common.words import counted
 from components.example_gen import limit
+from components.example_gen.header import GUESS
 from components.example_gen.images import resolve_image
 from components.example_gen.labels import right_to_left
 from components.example_gen.rejects import Rejected
@@ -152,6 +153,7 @@ def make_plan(tables: Sequence[Table], data: DataConfig, passed_over: Sequence[s
     few_notes, few_problems = _few_to_train_on(survey, splits, data)
     notes += few_notes
     problems = [*passed_over, *_right_to_left(survey), *_nothing_to_train_on(survey, tables), *few_problems]
+    problems += _uncorrected(tables)
     if splits.by_writer and survey.groups and survey.nameless:
         few = survey.nameless.total() <= _FEW_NAMELESS * survey.groups.total()
         (notes if few else problems).append(_nameless(survey, tables))
@@ -287,6 +289,24 @@ def _part(tables: Sequence[Table], splits: SplitRule, data: DataConfig, most: in
     for chosen in limit.choose(candidates, most):
         lines[chosen.table].add(chosen.line)
     return {table.path: frozenset(lines[number]) for number, table in enumerate(tables)}
+
+
+def _uncorrected(tables: Sequence[Table]) -> list[str]:
+    """Problems of tables of `htr review` in which all texts still are the model's."""
+    found = []
+    for table in tables:
+        if GUESS not in table.names or table.labelling_model is None:
+            continue
+        guess = table.names.index(GUESS)
+        whole = (row for row in read_rows(table) if len(row.fields) == table.columns)
+        by_model = (bool(row.labelling_model) and row.fields[table.text] == row.fields[guess] for row in whole)
+        if next(by_model, False) and all(by_model):
+            found.append(
+                f"Nobody has corrected {table.name}: its texts are those that the model was least sure of. Correct "
+                "them in the review.html beside it and put the labels.csv that this page saves in its place, or leave "
+                "that folder out."
+            )
+    return found
 
 
 def _right_to_left(survey: _Survey) -> list[str]:

@@ -79,7 +79,7 @@ def read_given_config(arguments: argparse.Namespace) -> Config:
     settings: dict[str, Any] = {}
     if getattr(arguments, "data", None):
         settings["data"] = {"paths": arguments.data}
-    if arguments.workspace:
+    if getattr(arguments, "workspace", None):
         settings["workspace"] = arguments.workspace
     if getattr(arguments, "task", None):
         settings["task"] = arguments.task
@@ -91,13 +91,15 @@ def read_given_config(arguments: argparse.Namespace) -> Config:
     return config.model_copy(update={"workspace": os.path.expanduser(config.workspace)})
 
 
-def add_config_arguments(command: argparse.ArgumentParser, data: str | None = DATA, workspace: str = WORKSPACE) -> None:
+def add_config_arguments(
+    command: argparse.ArgumentParser, data: str | None = DATA, workspace: str | None = WORKSPACE
+) -> None:
     """Adds the options that `read_config` reads.
 
     Args:
         command: Parser of the command.
         data: What its data folders are; None for a command that takes none.
-        workspace: What the workspace is to the command.
+        workspace: What the workspace is to the command; None for one that takes none.
     """
     if data:
         command.add_argument("--data", action="append", default=[], metavar="DIR", help=data)
@@ -110,7 +112,8 @@ def add_config_arguments(command: argparse.ArgumentParser, data: str | None = DA
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="a setting, its value as YAML, such as gate.max_cer=0.05; may be repeated",
     )  # fmt: skip
-    command.add_argument("--workspace", metavar="DIR", help=f"{workspace} (default: workspace)")
+    if workspace:
+        command.add_argument("--workspace", metavar="DIR", help=f"{workspace} (default: workspace)")
 
 
 def add_task_argument(command: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from components.common.words import counted
-from pipeline.commands.common import AddCommand, CommandError
+from pipeline.commands.common import AddCommand, CommandError, add_config_arguments, read_config
 from pipeline.commands.options import add_since_argument, fraction, positive
 from pipeline.exit_codes import OK, USAGE
 
@@ -28,10 +28,6 @@ def add_commands(add: AddCommand) -> None:
     add_since_argument(command, "--logs")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv, images and a page")
     command.add_argument(
-        "--data", action="append", default=[], metavar="DIR",
-        help="labelled images, such as those of an earlier review, which are left out; may be repeated",
-    )  # fmt: skip
-    command.add_argument(
         "--below", type=fraction, default=0.7, metavar="C",
         help="collect answers less confident than C (default: %(default)s)",
     )  # fmt: skip
@@ -39,13 +35,13 @@ def add_commands(add: AddCommand) -> None:
         "--limit", type=positive, default=200, metavar="N",
         help="collect at most N images, those with the least confident answers (default: %(default)s)",
     )  # fmt: skip
+    add_config_arguments(command, "labelled images, which are left out; may be repeated", None)
     add_server_arguments(command)
 
 
 def _review(arguments: argparse.Namespace) -> int:
     from components.common.console import announced
     from components.example_gen.outages import StoreError
-    from components.example_gen.settings import DataConfig
     from components.example_gen.table import DatasetError
     from components.tools.labelling import labelling
     from components.tools.review import review
@@ -57,10 +53,11 @@ def _review(arguments: argparse.Namespace) -> int:
         raise CommandError("Name either --logs DIR or images for a server to transcribe.", USAGE)
     if arguments.since and not arguments.logs:
         raise CommandError("--since chooses among logged requests: name them with --logs DIR.", USAGE)
+    data = read_config(arguments).data
     which = f"since {arguments.since:%Y-%m-%d %H:%M} UTC" if arguments.since else ""
     unread: list[str] = []
     notes: list[str] = []
-    known: set[bytes] = set()
+    counts = labelling.Counts()
     seen = 0
 
     def counting(answers: Iterable[Transcription]) -> Iterator[Transcription]:
@@ -69,22 +66,26 @@ def _review(arguments: argparse.Namespace) -> int:
             seen += 1
             yield answer
 
-    def write(doubts: Iterable[Doubt]) -> tuple[int, int, int]:
-        return review.write(doubts, arguments.output, arguments.limit, unread, which, known)
+    def write(doubts: Iterable[Doubt]) -> tuple[int, int]:
+        return review.write(doubts, arguments.output, arguments.limit, unread, which, counts)
 
     try:
-        with announced(lambda: f"Reading what is labelled: {counted(len(known), 'image')}"):
-            known.update(labelling.digests(DataConfig(paths=arguments.data), notes))
+        known: set[bytes] = set()
+        if data.paths:
+            with announced(lambda: f"Reading what is labelled: {counted(len(known), 'image')}"):
+                known.update(labelling.digests(data, notes))
         if arguments.logs:
-            doubts = review.from_logs(arguments.logs, arguments.below, unread, notes, arguments.since)
             with announced("Reading the logs"):
-                count, found, left_out = write(doubts)
+                doubts = review.from_logs(arguments.logs, arguments.below, unread, notes, arguments.since)
+                count, found = write(review.unlabelled(doubts, known, counts))
         else:
-            images = list(expand(arguments.images))
+            images: Iterable[str] = list(expand(arguments.images))
+            if known:
+                images = labelling.unlabelled(images, known, counts, data.max_pixels)
             said = announced(lambda: f"Asking the server: {counted(seen, 'image')} answered")
             with client_from(arguments) as client, said:
                 answers = counting(client.transcribe_many(images))
-                count, found, left_out = write(review.from_answers(answers, arguments.below, unread))
+                count, found = write(review.from_answers(answers, arguments.below, unread))
     except (HtrError, OSError, StoreError) as error:
         raise CommandError(str(error)) from error
     except (review.ReviewError, DatasetError, ValueError) as error:
@@ -94,8 +95,8 @@ def _review(arguments: argparse.Namespace) -> int:
             print(f"note: {note}", file=sys.stderr)
     if unread:
         print(f"{len(unread)} could not be read; the first: {unread[0]}", file=sys.stderr)
-    if left_out:
-        print(f"left out: {counted(left_out, 'image')} labelled already")
+    if counts.known:
+        print(f"left out: {counted(counts.known, 'image')} labelled already")
     written = counted(count, "image")
     if count < found:
         written = f"{count} of {counted(found, 'image')}, the least sure ones (--limit collects more),"

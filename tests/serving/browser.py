@@ -1,6 +1,8 @@
 """A headless browser that tests drive as a person would, over its debugging protocol."""
 
 import base64
+import contextlib
+import copy
 import itertools
 import json
 import shutil
@@ -32,12 +34,26 @@ class Browser:
         port = written.read_text().splitlines()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
             pages = [target for target in json.load(answer) if target["type"] == "page"]
-        self._socket = websocket.create_connection(pages[0]["webSocketDebuggerUrl"], timeout=60, suppress_origin=True)
+        self._connect(pages[0]["webSocketDebuggerUrl"])
+
+    def _connect(self, address):
+        self._address = address
+        self._socket = websocket.create_connection(address, timeout=60, suppress_origin=True)
         self._numbers = itertools.count(1)
         self.errors = []
         self.call("Runtime.enable")
         self.call("Log.enable")
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
+
+    @contextlib.contextmanager
+    def window(self):
+        """Another window of the same browser."""
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        made = copy.copy(self)
+        made._connect(f"{self._address.rpartition('/')[0]}/{target}")
+        yield made
+        made._socket.close()
+        self.call("Target.closeTarget", targetId=target)
 
     def call(self, method, **parameters):
         number = next(self._numbers)

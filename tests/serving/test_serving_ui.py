@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import struct
+import time
 from pathlib import Path
 
 import cv2
@@ -81,6 +82,15 @@ def test_chosen_image_is_read_and_its_characters_are_where_they_stand(model, pag
     assert browser.errors == []
 
 
+def labels(folder):
+    """Rows of all label files of a folder, in the order of the files' names."""
+    rows = []
+    for path in sorted(folder.glob("labels*.csv"), key=lambda path: path.stem):
+        with open(path, encoding="utf-8", newline="") as file:
+            rows += csv.DictReader(file)
+    return rows
+
+
 def test_words_are_corrected_and_become_training_data(page, browser, tmp_path, capsys):
     browser.open(f"http://{page.address}/")
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
@@ -97,15 +107,24 @@ def test_words_are_corrected_and_become_training_data(page, browser, tmp_path, c
     assert browser.evaluate(f"at('label').requestSubmit(); {ASKED}"), "who leaves without saving is asked"
     assert not browser.evaluate(f"at('save-csv').click(); {ASKED}")
     assert browser.evaluate("at('kept').textContent") == "Images in the CSV: 3"
-    saved = tmp_path / "labels.csv"
-    until(lambda: saved.exists() and len(list(tmp_path.glob("word-*.png"))) == 1)
-    assert cli.main(["check", "--data", str(tmp_path)]) == cli.USAGE  # three are too few for three splits
-    assert "3 rows" in capsys.readouterr().out
-    assert browser.errors == []
-    with open(saved, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    until(lambda: list(tmp_path.glob("labels-*.csv")) and len(list(tmp_path.glob("word-*.png"))) == 1)
+    rows = labels(tmp_path)
     assert [row["text"] for row in rows] == ['one, "two"', "three", "ink"]
     assert all((tmp_path / row["filename"]).read_bytes() == png("word") for row in rows)
+    # Those of a later visit join them, beside labels that were there before.
+    (tmp_path / "labels.csv").write_text("filename,text\nb.png,here before\n")
+    time.sleep(1)  # else the visits are of the same second
+    browser.open("about:blank")
+    browser.open(f"http://{page.address}/")
+    (tmp_path / "d.png").write_bytes(png("word"))
+    browser.choose_file("#file", tmp_path / "d.png")
+    text_of(browser)
+    browser.evaluate("at('label-text').value = 'later'; at('label').requestSubmit(); at('save-csv').click()")
+    until(lambda: len(list(tmp_path.glob("labels-*.csv"))) == 2)
+    assert [row["text"] for row in labels(tmp_path)] == ["here before", 'one, "two"', "three", "ink", "later"]
+    cli.main(["check", "--data", str(tmp_path)])
+    assert "5 rows" in capsys.readouterr().out
+    assert browser.errors == []
 
 
 def test_images_of_two_folders_with_one_name_are_both_kept(page, browser, tmp_path):
@@ -124,10 +143,8 @@ def test_images_of_two_folders_with_one_name_are_both_kept(page, browser, tmp_pa
             assert note.startswith("Images for the CSV: 2. Another one is called 0001.png: this one is saved as 0001-2")
     assert browser.evaluate("[...labels.keys()]") == ["0001.png"], "the one without text is the second"
     browser.evaluate("at('label-text').value = 'second'; at('label').requestSubmit(); at('save-csv').click()")
-    saved = tmp_path / "labels.csv"
-    until(lambda: saved.exists() and len(list(tmp_path.glob("0001-*.png"))) == 1)
-    with open(saved, encoding="utf-8", newline="") as file:
-        first, second = csv.DictReader(file)
+    until(lambda: list(tmp_path.glob("labels-*.csv")) and len(list(tmp_path.glob("0001-*.png"))) == 1)
+    first, second = labels(tmp_path)
     assert (first["filename"], first["text"], second["text"]) == ("0001.png", "first", "second")
     assert (tmp_path / second["filename"]).read_bytes() == (tmp_path / "y" / "0001.png").read_bytes()
     assert browser.errors == []

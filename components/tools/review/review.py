@@ -6,8 +6,9 @@ No TensorFlow here.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,13 +17,14 @@ import jinja2
 
 from components.common.words import counted
 from components.example_gen.folders import find_tables
-from components.example_gen.header import LABELLING_MODEL
+from components.example_gen.header import GUESS, LABELLING_MODEL
 from components.example_gen.images import read_image, resolve_image
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import plain, read_rows
 from components.tools.dataset_folder import whole_dataset
 from components.tools.drift.profiles import CONFIDENCE, columns
+from components.tools.labelling.labelling import Counts
 from components.tools.log_times import read_time, time_column
 from htr_client import Transcription
 from htr_client.errors import ImageError
@@ -30,7 +32,7 @@ from htr_client.image_files import pack
 from htr_client.pages.xml_files import read_confidence
 
 PAGE_FILE = "review.html"
-FIELDS = ("filename", "text", "split", "guess", CONFIDENCE, "model_version", "source")
+FIELDS = ("filename", "text", "split", GUESS, CONFIDENCE, "model_version", LABELLING_MODEL, "source")
 
 
 class ReviewError(ValueError):
@@ -138,10 +140,32 @@ def from_answers(answers: Iterable[Transcription], below: float, unread: list[st
             yield Doubt(image, answer.text, answer.confidence, str(answer.version), source)
 
 
+def unlabelled(doubts: Iterable[Doubt], known: set[bytes], counts: Counts) -> Iterator[Doubt]:
+    """Doubts about images that are not labelled yet.
+
+    Args:
+        doubts: Doubts in any order.
+        known: `labelling.digests` of the labelled images.
+        counts: Counts that take how many images are left out.
+    """
+    left_out: set[bytes] = set()
+    for doubt in doubts:
+        digest = hashlib.sha256(doubt.image).digest()
+        if digest not in known:
+            yield doubt
+        elif digest not in left_out:
+            counts.leave_out("known", doubt.source)
+            left_out.add(digest)
+
+
 def write(
-    doubts: Iterable[Doubt], folder: str, limit: int, unread: Sequence[str] = (), which: str = "",
-    known: Collection[bytes] = (),
-) -> tuple[int, int, int]:  # fmt: skip
+    doubts: Iterable[Doubt],
+    folder: str,
+    limit: int,
+    unread: Sequence[str] = (),
+    which: str = "",
+    counts: Counts | None = None,
+) -> tuple[int, int]:
     """Writes the least sure ones as a dataset with a page to correct them in.
 
     Args:
@@ -150,10 +174,10 @@ def write(
         limit: How many at most.
         unread: What `doubts` could not use, known once they have come to their end.
         which: Words for those that were looked at, if not for all.
-        known: SHA-256 of images that are labelled already, and left out.
+        counts: How many were left out as labelled already, known at the same time.
 
     Returns:
-        How many were written, of how many different images, and how many that are `known` were left out.
+        How many were written, and of how many different images.
 
     Raises:
         ReviewError: The folder holds something, or there is no doubt at all.
@@ -163,35 +187,41 @@ def write(
         raise ReviewError(f"{folder} holds something already, perhaps corrections: name a new folder with --output.")
     chosen: dict[bytes, Doubt] = {}
     seen: set[bytes] = set()
-    left_out: set[bytes] = set()
     for doubt in doubts:
         digest = hashlib.sha256(doubt.image).digest()
-        if digest in known:
-            left_out.add(digest)
-            continue
         if digest in seen:
             continue
         seen.add(digest)
         chosen[digest] = doubt
         if len(chosen) > 2 * limit:  # so that any number of images takes the memory of a few
             chosen = dict(_least_sure(chosen)[:limit])
-    rows = [doubt for _, doubt in _least_sure(chosen)[:limit]]
+    rows = _least_sure(chosen)[:limit]
     if not rows:
-        why = [f"{len(unread)} could not be read (the first: {unread[0]}), and "] if unread else []
-        why += [f"{counted(len(left_out), 'image')} less sure are labelled in --data, and "] if left_out else []
-        others = "all others" if why else "every image"
-        others += f" {which}" if which else ""
-        raise ReviewError(f"Nothing to review: {''.join(why)}the model is surer than --below of {others}.")
+        but = f"{len(unread)} could not be read (the first: {unread[0]}), and " if unread else ""
+        if counts and counts.known:
+            but = f"{counted(counts.known, 'image')} labelled already, and {but}"
+        others = f"{'all others' if but else 'every image'}{f' {which}' if which else ''}"
+        raise ReviewError(f"Nothing to review: {but}the model is surer than --below of {others}.")
     lines = []
     with whole_dataset(target, FIELDS, crlf=True) as add:
-        for number, doubt in enumerate(rows, 1):
-            # Images that were chosen because they are hard would shift every figure that is measured on them.
-            values = (doubt.guess, "train", doubt.guess, f"{doubt.confidence:.4f}", doubt.model_version, doubt.source)
-            lines.append(dict(zip(FIELDS, add(f"{number:05d}", doubt.image, *values), strict=True)))
+        for number, (digest, doubt) in enumerate(rows, 1):
+            confidence, version = f"{doubt.confidence:.4f}", doubt.model_version
+            # Images that were chosen because they are hard would shift every figure that is measured on them. The text
+            # is the model's until a person has looked at it: the page then empties that column.
+            values = (doubt.guess, "train", doubt.guess, confidence, version, version or "unknown", doubt.source)
+            # With the digest, a row of another review names no image of this one.
+            row = add(f"{number:05d}-{digest.hex()[:8]}", doubt.image, *values)
+            lines.append(dict(zip(FIELDS, row, strict=True)))
     loader = jinja2.FileSystemLoader(os.path.dirname(__file__))
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("review.html.j2")
-    (target / PAGE_FILE).write_text(template.render(rows=lines, fields=list(FIELDS)), encoding="utf-8")
-    return len(rows), len(seen), len(left_out)
+    page = template.render(
+        rows=lines,
+        fields=list(FIELDS),
+        by_model=LABELLING_MODEL,
+        digest=hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16],
+    )
+    (target / PAGE_FILE).write_text(page, encoding="utf-8")
+    return len(rows), len(seen)
 
 
 def _least_sure(doubts: dict[bytes, Doubt]) -> list[tuple[bytes, Doubt]]:

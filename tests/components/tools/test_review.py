@@ -13,6 +13,8 @@ import pytest
 
 from components.common import storage
 from components.example_gen import dataset
+from components.example_gen.folders import find_tables
+from components.example_gen.plan import make_plan
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
 from components.tools.review import review
@@ -61,8 +63,55 @@ def test_what_an_earlier_review_has_labelled_is_left_out_of_the_next(log, tmp_pa
     assert "left out: 4 images labelled already\n6 images in" in told
     assert [row["text"] for row in rows(tmp_path / "second")] == [f"guess {number}" for number in range(4, 10)]
     assert cli.main([*arguments, "--output", third, "--data", first, "--data", second]) == cli.USAGE
-    told = capsys.readouterr().err
-    assert "10 images less sure are labelled in --data, and the model is surer than --below of all others" in told
+    assert "10 images labelled already, and the model is surer than --below of all others" in capsys.readouterr().err
+
+
+def test_texts_that_nobody_has_looked_at_are_a_models(log, tmp_path, capsys):
+    names = write_dataset(tmp_path / "names", [{"filename": f"{n}.png", "text": "ab"} for n in range(80)])
+    output = tmp_path / "review"
+    assert cli.main(["review", "--logs", str(log), "--output", str(output), "--below", "0.5"]) == 0
+    data = DataConfig(paths=[str(names), str(output)])
+
+    def told():
+        samples = [sample for sample in dataset.examine_all(data, TransformConfig()) if sample.source == "review"]
+        return sum(sample.by_model for sample in samples), make_plan(find_tables(data)[0], data).problems
+
+    by_model, (problem,) = told()
+    assert by_model == 10 and problem.startswith("Nobody has corrected review/labels.csv: its texts are those that")
+    # By hand; the page empties the column, also where the guess was right.
+    content = (output / "labels.csv").read_text(encoding="utf-8")
+    (output / "labels.csv").write_text(content.replace("guess 3,train", "right,train"), encoding="utf-8")
+    assert told() == (10, [])
+    (output / "labels.csv").write_text(content.replace(",7,7,", ",7,,", 4), encoding="utf-8")
+    assert told() == (6, [])
+    (output / "labels.csv").write_text(content.partition("\n")[0] + "\n", encoding="utf-8")
+    assert told() == (0, [])
+
+
+def test_labelled_images_are_left_out(log, tmp_path, capsys):
+    names = tmp_path / "names"
+    names.mkdir()
+    for number in (0, 3, 19):
+        (names / f"{number}.png").write_bytes(encode(drawn_image(200, 40, number)))
+    (names / "labels.csv").write_text("scan,text\n0.png,a\n3.png,b\n19.png,c\n", encoding="utf-8")
+    command = ["review", "--logs", str(log), "--below", "0.5", "--output", str(tmp_path / "review")]
+    command += ["--data", str(names), "--set", "data.image_column=scan"]
+    assert cli.main(command) == 0
+    assert [row["text"] for row in rows(tmp_path / "review")] == [f"guess {n}" for n in (1, 2, *range(4, 10))]
+    said = capsys.readouterr().out
+    assert "left out: 2 images labelled already\n8 images in " in said, "the first was logged three times"
+    command[command.index(str(tmp_path / "review"))] = str(tmp_path / "none")
+    command[command.index("0.5")] = "0.01"
+    assert cli.main(command) == cli.USAGE
+    error = capsys.readouterr().err
+    assert "Nothing to review: 1 image labelled already, and the model is surer than --below of all others." in error
+
+
+def test_a_log_without_versions_is_a_models_too(log, tmp_path):
+    for table in log.rglob("*.csv"):
+        table.write_text(table.read_text(encoding="utf-8").replace("model_version", "version"), encoding="utf-8")
+    assert cli.main(["review", "--logs", str(log), "--output", str(tmp_path / "review"), "--below", "0.5"]) == 0
+    assert {(row["model_version"], row["labelling_model"]) for row in rows(tmp_path / "review")} == {("", "unknown")}
 
 
 def test_page_saves_what_was_corrected_also_after_unreadable_was_taken_back(log, tmp_path):
@@ -273,7 +322,7 @@ def test_file_names_that_are_no_utf8_are_written_as_escapes(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/m\xfcller.png")
     Path(path).write_bytes(encode(drawn_image()))
     answer = Transcription("Anna", 0.2, (), (), "htr", 7, path, Timings(0.0, 0.0, 0.0), None)
-    assert review.write(review.from_answers([answer], 0.5, []), str(tmp_path / "review"), 10) == (1, 1, 0)
+    assert review.write(review.from_answers([answer], 0.5, []), str(tmp_path / "review"), 10) == (1, 1)
     assert [row["source"] for row in rows(tmp_path / "review")] == [f"{tmp_path}/m\\udcfcller.png"]
     assert "m\\udcfcller.png" in (tmp_path / "review" / "review.html").read_text(encoding="utf-8")
 
