@@ -98,6 +98,7 @@ class GrpcFront:
         targets = [address]
         if self._options.grpc_socket_path:
             targets.append("unix:" + self._options.grpc_socket_path)
+        ports.check_socket(self._options.grpc_socket_path)
         for target in targets:
             port = 0
             with contextlib.suppress(RuntimeError):  # or it returns 0, depending on its version
@@ -115,7 +116,7 @@ class GrpcFront:
         """Why nothing can listen there, which gRPC writes to its own log only."""
         if target.startswith("unix:"):
             folder = os.path.dirname(target.removeprefix("unix:")) or "."
-            reason = "in use, or no place for a socket" if os.path.isdir(folder) else f"there is no folder {folder}"
+            reason = "no place for a socket" if os.path.isdir(folder) else f"there is no folder {folder}"
         else:
             ports.check(self._options.host, {"port": self._options.port})
             reason = "certificate and key in --ssl_config_file do not fit" if secure else "in use a moment ago"

@@ -109,6 +109,7 @@ class EmbeddedServer:
         options.check()
         asked = {"port": options.port, "rest_api_port": options.rest_api_port or -1, "ui_port": options.ui_port or -1}
         ports.check(options.host, asked)
+        ports.check_socket(options.grpc_socket_path)
         models = self._read_models()
         from serving.metrics import Metrics
         from serving.model_manager import ModelManager
@@ -209,8 +210,8 @@ class EmbeddedServer:
         """Drains and ends: health says NOT_SERVING, new requests are refused, running ones end.
 
         Args:
-            grace: Seconds that running requests get, over gRPC and REST together, before they are cancelled; None takes
-                the option.
+            grace: Seconds that running requests get, all of them together, before they are cancelled; None takes the
+                option.
 
         Returns:
             Whether TensorFlow is at rest; False if a version was still loading ten seconds later.
@@ -225,7 +226,9 @@ class EmbeddedServer:
         if self.manager is not None:
             self.manager.interrupt()  # or a reload that waits for a version would take all of the grace
         if self._ui is not None:
-            self._ui.stop()
+            started = time.monotonic()
+            self._ui.stop(grace)  # first, since its requests ask this server
+            grace = max(0.0, grace - (time.monotonic() - started))
         # Side by side: while one drained alone, the other would go on taking requests, and the grace would count twice.
         rest = None
         if self.rest is not None:

@@ -24,6 +24,7 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 
 from serving import protos
 from serving.metrics import resident_bytes
+from serving.runner import LoadedModel
 from serving.server import EmbeddedServer
 from serving.service import Call
 from serving.status import Code, ServingError
@@ -203,9 +204,11 @@ def test_rest_survives_nonsense(server):
     assert rest(server, "GET", "/v1/models/htr")[0] == 200
 
 
-def test_a_version_that_is_no_number_of_63_bits(server):
-    status, data = rest(server, "GET", f"/v1/models/htr/versions/{1 << 63}")
-    assert status == 400 and b"Failed to convert version: 9223372036854775808 to numeric." in data
+@pytest.mark.parametrize("version", [str(1 << 63), 5000 * "9"])
+def test_a_version_that_is_no_number_of_63_bits(server, version):
+    status, data = rest(server, "GET", f"/v1/models/htr/versions/{version}")
+    assert status == 400 and f"Failed to convert version: {version} to numeric.".encode() in data
+    assert rest(server, "GET", f"/v1/models/htr/versions/{5000 * '0'}1")[0] == 200
 
 
 def test_slow_clients_hold_nobody_up(client, server, image):
@@ -273,6 +276,23 @@ def test_health_watch_and_drain(base):
         assert running.result().outputs["done"].int_val == [4000]
         stopper.join(10)
         assert draining.wait(1)
+
+
+def test_the_page_answers_what_it_was_asked_before_the_end(base, image, monkeypatch):
+    go, run = threading.Event(), LoadedModel.run
+    server = EmbeddedServer(model_base_path=str(base), **FAST, ui_port=-1).start()
+    monkeypatch.setattr(LoadedModel, "run", lambda *args: go.wait(20) and run(*args))
+    connection = http.client.HTTPConnection(server.ui_address, timeout=20)
+    connection.request("POST", "/transcribe", image, {"Content-Type": "image/png"})
+    until(lambda: server.front.predictions.active)
+    stopper = threading.Thread(target=server.stop)
+    stopper.start()
+    time.sleep(0.3)
+    go.set()
+    response = connection.getresponse()
+    assert (response.status, json.loads(response.read()).get("error")) == (200, None)
+    stopper.join(10)
+    assert server.wait(1)
 
 
 def test_no_health_service_when_switched_off(base):

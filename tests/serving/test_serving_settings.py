@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
+from serving_client import Client
 from test_serving_server import FAST
 
 from serving.server import EmbeddedServer
@@ -53,6 +55,16 @@ def test_settings_without_effect_are_said(base, tmp_path, caplog):
             EmbeddedServer(**settings, rest_api_port=port).start()
         assert f"{batching}: pad_variable_length_inputs is without effect" in caplog.text
         assert ("they need --rest_api_port too" in caplog.text) == metrics
+
+
+def test_a_socket_that_another_server_has(base, tmp_path):
+    path = tmp_path / "grpc"
+    settings = {**FAST, "model_base_path": str(base), "grpc_socket_path": str(path)}
+    socket.socket(socket.AF_UNIX).bind(str(path))  # one that a process has left behind is no obstacle
+    with EmbeddedServer(**settings), Client(f"unix:{path}") as client:
+        with pytest.raises(ServingError, match=f"^UNAVAILABLE: cannot listen on unix:{path}: another server has"):
+            EmbeddedServer(**settings).start()
+        assert client.states() == {1: 30}
 
 
 def test_two_services_on_one_port(base):
