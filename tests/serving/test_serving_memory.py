@@ -106,7 +106,7 @@ def test_a_request_that_finds_no_place_leaves_nothing(server, left, monkeypatch)
 
 
 def test_a_request_that_ends_late_or_for_nobody_leaves_nothing(server, left):
-    data = toy.predict_request({"rounds": [20_000, *[0] * 250]}, "burn").SerializeToString()
+    data = toy.predict_request({"rounds": [8_000, *[0] * 250]}, "burn").SerializeToString()
     with Client(server.address) as client:
         predict = client.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
         assert predict.future(data, timeout=0.3).code().name == "DEADLINE_EXCEEDED"
