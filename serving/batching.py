@@ -292,12 +292,13 @@ class Batcher:
 
     @staticmethod
     def _wait(future: Future[list[np.ndarray]], deadline: float | None) -> list[np.ndarray]:
-        while True:
-            try:
-                return future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except FutureTimeout as error:
-                if not future.done():
-                    raise deadline_exceeded() from error
+        try:
+            failure = future.exception(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except FutureTimeout as error:
+            raise deadline_exceeded() from error
+        if failure is not None:
+            raise from_exception(failure)  # the future's own would hold this frame, and with it the future
+        return future.result()
 
     # -- the batch threads -----------------------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -32,6 +32,9 @@ _HEALTH_SERVICE = "grpc.health.v1.Health"
 _PARSE_ON_LOOP_BYTES = 256 << 10
 _EARLY_SECONDS = 0.05
 _HEALTH_SERVING, _HEALTH_NOT_SERVING, _HEALTH_SERVICE_UNKNOWN = 1, 2, 3
+# What a call comes to. An error in it is not raised: its traceback would name frames that hold the request.
+_Reply: TypeAlias = tuple[bytes, ServingError | None]
+_Answer: TypeAlias = "asyncio.Future[_Reply]"
 
 
 class _Lane:
@@ -59,7 +62,7 @@ class GrpcFront:
         # Whoever asks for the state of a busy server, a rollout for instance, does not queue behind its work.
         self._lookups = _Lane("lookup", 2, limit)
         self.reloads = _Lane("reload", 2, 2)  # each may block until its deadline
-        self._answers: deque[tuple[asyncio.Future[bytes], _Lane, bytes, ServingError | None]] = deque()
+        self._answers: deque[tuple[_Answer, _Lane, bytes, ServingError | None]] = deque()
         self._waking = False
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(self._loop_error)
@@ -95,6 +98,7 @@ class GrpcFront:
         targets = [address]
         if self._options.grpc_socket_path:
             targets.append("unix:" + self._options.grpc_socket_path)
+        ports.check_socket(self._options.grpc_socket_path)
         for target in targets:
             port = 0
             with contextlib.suppress(RuntimeError):  # or it returns 0, depending on its version
@@ -112,7 +116,7 @@ class GrpcFront:
         """Why nothing can listen there, which gRPC writes to its own log only."""
         if target.startswith("unix:"):
             folder = os.path.dirname(target.removeprefix("unix:")) or "."
-            reason = "in use, or no place for a socket" if os.path.isdir(folder) else f"there is no folder {folder}"
+            reason = "no place for a socket" if os.path.isdir(folder) else f"there is no folder {folder}"
         else:
             ports.check(self._options.host, {"port": self._options.port})
             reason = "certificate and key in --ssl_config_file do not fit" if secure else "in use a moment ago"
@@ -120,8 +124,11 @@ class GrpcFront:
 
     def _handlers(self) -> dict[str, Any]:
         service = self._service
-        unary = grpc.unary_unary_rpc_method_handler
         handlers = {}
+
+        def unary(find: Callable[[bytes, Any], Awaitable[_Reply]]) -> Any:
+            return grpc.unary_unary_rpc_method_handler(functools.partial(self._reply, find))
+
         predict, lookup, reload = self.predictions, self._lookups, self.reloads
         methods: list[tuple[str, str, _Lane, Callable[[Any, Any], Any]]] = [
             (_PREDICTION_SERVICE, "Predict", predict, service.predict),
@@ -146,18 +153,29 @@ class GrpcFront:
         """
         await context.abort(grpc.StatusCode[error.code.name], error.wire_message)
 
-    async def _unsupported(self, name: str, data: bytes, context: Any) -> bytes:
-        await self._abort(context, unsupported(name))
-        return b""
+    async def _reply(self, find: Callable[[bytes, Any], Awaitable[_Reply]], data: bytes, context: Any) -> bytes:
+        """Ends a call with what `find` makes of its request.
+
+        gRPC keeps the frames of an aborted call until Python's collector finds the cycle: none may hold the request.
+        """
+        finding = find(data, context)
+        del data
+        result, error = await finding
+        if error is not None:
+            await self._abort(context, error)
+        return result
+
+    async def _unsupported(self, name: str, data: bytes, context: Any) -> _Reply:
+        return b"", unsupported(name)
 
     async def _unary(
         self, name: str, lane: _Lane, method: Callable[[Any, Any], Any], data: bytes, context: Any
-    ) -> bytes:
+    ) -> _Reply:
         if lane.full:
-            await self._abort(context, ServingError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"))
+            return b"", ServingError(Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
         left = context.time_remaining()
         call = Call.within(left)
-        answer: asyncio.Future[bytes] = self.loop.create_future()
+        answer: _Answer = self.loop.create_future()
 
         def done(result: bytes, error: ServingError | None) -> None:
             self._post(answer, lane, result, error)
@@ -178,20 +196,17 @@ class GrpcFront:
         except asyncio.CancelledError:
             call.abandoned.set()
             raise
-        except ServingError as error:
-            await self._abort(context, error)
-            raise
         finally:
             if timer is not None:
                 timer.cancel()
 
     @staticmethod
-    def _expire(answer: asyncio.Future[bytes], call: Any) -> None:
+    def _expire(answer: _Answer, call: Any) -> None:
         if not answer.done():
             call.expired.set()
-            answer.set_exception(deadline_exceeded())
+            answer.set_result((b"", deadline_exceeded()))
 
-    def _post(self, answer: asyncio.Future[bytes], lane: _Lane, result: bytes, error: ServingError | None) -> None:
+    def _post(self, answer: _Answer, lane: _Lane, result: bytes, error: ServingError | None) -> None:
         """Hands an answer to the event loop, from any thread; answers of one batch share one wake-up."""
         self._answers.append((answer, lane, result, error))
         if threading.current_thread() is self._thread:
@@ -206,12 +221,8 @@ class GrpcFront:
         while self._answers:
             answer, lane, result, error = self._answers.popleft()
             lane.active -= 1
-            if answer.done():
-                continue
-            if error is None:
-                answer.set_result(result)
-            else:
-                answer.set_exception(error)
+            if not answer.done():
+                answer.set_result((result, error))
 
     def _parse(self, name: str, data: bytes) -> Any:
         try:
@@ -233,7 +244,7 @@ class GrpcFront:
         try:
             request = self._parse("Predict", data)
         except ServingError as error:
-            done(b"", error)
+            done(b"", from_exception(error))
             return
         self._service.submit_predict(request, call, finish)
 
@@ -251,20 +262,25 @@ class GrpcFront:
             result = method(self._parse(name, data), call).SerializeToString()
         except Exception as error:
             failure = from_exception(error)
-            if failure.code == Code.INTERNAL and failure is not error:
+            if failure.code == Code.INTERNAL and not isinstance(error, ServingError):
                 logger.exception("%s failed", name)
         done(result, failure)
 
     # -- health ----------------------------------------------------------------------------------------------
 
-    async def _health_check(self, data: bytes, context: Any) -> bytes:
-        name = await self._health_name(data, context)
+    async def _health_check(self, data: bytes, context: Any) -> _Reply:
+        name = self._health_name(data)
+        if name is None:
+            return b"", invalid("could not parse request")
         if name not in _HEALTH_NAMES:
-            await self._abort(context, ServingError(Code.NOT_FOUND, "service name unknown"))
-        return self._health_bytes(self._health)
+            return b"", ServingError(Code.NOT_FOUND, "service name unknown")
+        return self._health_bytes(self._health), None
 
     async def _health_watch(self, data: bytes, context: Any) -> AsyncIterator[bytes]:
-        name = await self._health_name(data, context)
+        name = self._health_name(data)
+        del data
+        if name is None:
+            await self._abort(context, invalid("could not parse request"))
         yield self._health_bytes(self._health if name in _HEALTH_NAMES else _HEALTH_SERVICE_UNKNOWN)
         assert self._health_changed is not None
         if self._health == _HEALTH_SERVING:
@@ -272,12 +288,13 @@ class GrpcFront:
             if name in _HEALTH_NAMES:
                 yield self._health_bytes(self._health)
 
-    async def _health_name(self, data: bytes, context: Any) -> str:
+    @staticmethod
+    def _health_name(data: bytes) -> str | None:
+        """The service asked for; None for what cannot be parsed."""
         try:
             return str(protos.HealthCheckRequest.FromString(data).service)
         except Exception:
-            await self._abort(context, invalid("could not parse request"))
-            raise
+            return None
 
     @staticmethod
     def _health_bytes(status: int) -> bytes:

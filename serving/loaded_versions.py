@@ -185,7 +185,7 @@ class Versions:
             try:
                 loaded = self._load_once(version)
             except Exception as failure:
-                error = from_exception(failure).bare()
+                error = from_exception(failure)
                 logger.error("Loading version %s of %s failed: %s", version.number, version.model, error)
             else:
                 self._publish(version, loaded)

@@ -9,7 +9,7 @@ from typing import Any
 
 from htr_client.model_facts import LINE_FINDER
 from serving.options import ServerOptions
-from serving.status import invalid
+from serving.status import Code, ServingError, invalid
 
 KEPT_MODEL = "htr-kept-model"
 """Metadata of answers to GetModelStatus: the model of the server's own options, which stays whatever it is told."""
@@ -62,6 +62,20 @@ def with_line_finder(models: list[ModelConfig], options: ServerOptions) -> list[
         return models
     fallback = options.line_finder_fallback_base_path
     return [*models, ModelConfig(LINE_FINDER, options.line_finder_base_path, fallback_path=fallback)]
+
+
+def check_list(config: Any) -> None:
+    """Refuses a ModelServerConfig without a list of models, in TensorFlow Serving's words.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION: whoever empties or replaces the list by mistake loses no model.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        raise ServingError(
+            Code.FAILED_PRECONDITION,
+            "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to "
+            "another.",
+        )
 
 
 def config_from_proto(config_list: Any) -> list[ModelConfig]:

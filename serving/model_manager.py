@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -37,9 +38,9 @@ class ModelManager:
         self._config_lock = threading.Lock()
         self._models: dict[str, ModelConfig] | None = None
         self._labels: dict[str, dict[str, int]] | None = None
-        self._empty: set[str] = set()  # models of which the log says that there is no version
+        self._lacking: dict[str, str] = {}  # what the log last said of a model without versions
         self._missing: dict[str, list[int]] = {}  # what the log last said is missing
-        self._pushed: set[str] = set()  # models that have had a version of their own
+        self._pushed: set[str] = set()  # models that have served a version of their own
         self._poller: threading.Thread | None = None
 
     # -- configuration ---------------------------------------------------------------------------------------
@@ -194,24 +195,29 @@ class ModelManager:
             models = list((self._models or {}).values())
         for model in models:
             found = self._find(model)
+            self._say_lacking(model, found)
             if found is None:
-                # A file system that is away for a moment must not unload everything.
-                logger.error("Could not find base path %s for servable %s", model.base_path, model.name)
-                continue
-            if found:
-                self._empty.discard(model.name)
-            elif model.name not in self._empty:
-                self._empty.add(model.name)
-                logger.warning(
-                    "No versions (folders with a number for a name) under %s for servable %s; waiting",
-                    model.base_path, model.name,
-                )  # fmt: skip
+                continue  # a file system that is away for a moment must not unload everything
             self._say_missing(model, found)
             with self.versions.changed:
                 if self._models is None or self._models.get(model.name) != model:
                     continue  # reconfigured meanwhile
                 chosen = self._choose(model, found)
                 self.versions.aspire(model.name, {number: found[number] for number in chosen})
+
+    def _say_lacking(self, model: ModelConfig, found: Mapping[int, str] | None) -> None:
+        """Says once that there is nothing to serve."""
+        text = ""
+        if found is None:
+            text = f"Could not find base path {model.base_path} for servable {model.name}"
+        elif not found:
+            text = (
+                f"No versions (folders with a number for a name) under {model.base_path} for servable {model.name}; "
+                "waiting"
+            )
+        if text and text != self._lacking.get(model.name):
+            logger.log(logging.ERROR if found is None else logging.WARNING, text)
+        self._lacking[model.name] = text
 
     def _say_missing(self, model: ModelConfig, found: Mapping[int, str]) -> None:
         """Says once which versions the configuration wants in vain."""
@@ -225,10 +231,13 @@ class ModelManager:
         self._missing[model.name] = missing
 
     def _find(self, model: ModelConfig) -> dict[int, str] | None:
-        found = find_versions(model.base_path)
-        if found:
+        folder = os.path.dirname(os.path.join(model.base_path, ""))
+        served = self.versions.serving.get(model.name, {}).values()
+        # What never loaded, such as a copy that broke off, replaced nothing, and may be taken away again.
+        if any(os.path.dirname(version.path) == folder for version in served):
             self._pushed.add(model.name)
-        elif model.fallback_path and model.name not in self._pushed:
+        found = find_versions(model.base_path)
+        if not found and model.fallback_path and model.name not in self._pushed:
             return find_versions(model.fallback_path)
         return found
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from htr_client.cores import usable_cores
+from serving.status import invalid
 
 DEFAULT_MAX_REQUEST_BYTES = 64 << 20
+_MOST = 2**31 - 1  # of a number that gRPC is given
 DEFAULT_MAX_ROWS = 256
 
 
@@ -70,6 +73,36 @@ class ServerOptions:
     drain_wait_seconds: float = 0.0
     drain_grace_seconds: float = 30.0
 
+    def check(self) -> None:
+        """Refuses what could not work, before anything slow is begun.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, with the flag.
+        """
+        if self.file_system_poll_wait_seconds < 0:
+            wait = f"{self.file_system_poll_wait_seconds:g}"
+            raise invalid(f"--file_system_poll_wait_seconds={wait}: no version would ever be found; 0 looks once.")
+        if self.ui_port and self.ssl_config_file:
+            raise invalid("The page asks this server without TLS: --ui and --ssl_config_file exclude each other.")
+        if not 1 <= self.max_request_bytes <= _MOST:
+            raise invalid(f"--max_request_bytes={self.max_request_bytes}: the limit may be 1 to {_MOST} bytes.")
+        self.channel_options()
+
+    def channel_options(self) -> list[tuple[str, int | str]]:
+        """Returns the options of the gRPC server that `grpc_channel_arguments` names.
+
+        Raises:
+            ServingError: A number is larger than gRPC takes.
+        """
+        found: list[tuple[str, int | str]] = []
+        for argument in filter(None, self.grpc_channel_arguments.split(",")):
+            key, _, value = argument.partition("=")
+            number = int(value) if re.fullmatch(r"-?[0-9]{1,1000}", value) else None
+            if number is not None and not -_MOST <= number <= _MOST:
+                raise invalid(f"--grpc_channel_arguments={argument}: gRPC's numbers end at {_MOST}.")
+            found.append((key, value if number is None else number))
+        return found
+
 
 @dataclass(frozen=True)
 class _Flag:
@@ -128,7 +161,9 @@ _FLAGS = (
     _Flag("line_finder_base_path", "also serve the versions in this directory as htr-lines, for pages", own=True),
     _Flag("line_finder_fallback_base_path", "the same until --line_finder_base_path has a version", own=True),
     _Flag("ui_port", "TCP port for a page to try the model; 0 is off, -1 picks a free one", own=True),
-    _Flag("max_request_bytes", "largest request, gRPC or REST (TensorFlow Serving: 2 GiB)", own=True, metavar="BYTES"),
+    _Flag(
+        "max_request_bytes", "largest request, gRPC or REST (TensorFlow Serving: 2147483647)", own=True, metavar="BYTES"
+    ),
     _Flag("max_rows_per_request", "most rows in one request without batching; 0 is no limit", own=True),
     _Flag("check_input_shapes", "refuse shapes the signature excludes; some abort TensorFlow Serving", own=True),
     _Flag("require_variables", "refuse a version whose variables are missing", own=True),

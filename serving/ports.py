@@ -38,6 +38,28 @@ def check(host: str, ports: Mapping[str, int]) -> None:
                 sockets.enter_context(_listen(host, port, flag))
 
 
+def check_socket(path: str) -> None:
+    """Refuses a UNIX socket that another server has: gRPC would take it away from that one, which would not notice.
+
+    Args:
+        path: Path of the socket, empty for none.
+
+    Raises:
+        ServingError: A process answers there.
+    """
+    if not path:
+        return
+    with socket.socket(socket.AF_UNIX) as caller:
+        try:
+            caller.connect(path)
+        except OSError:
+            return  # there is none, or one that a process has left behind
+    text = (
+        f"cannot listen on unix:{path}: another server has this socket: stop it, or choose another --grpc_socket_path."
+    )
+    raise ServingError(Code.UNAVAILABLE, text)
+
+
 def _listen(host: str, port: int, flag: str) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -129,9 +129,10 @@ class RestServer:
     def _fill_spec(spec: Any, name: str, version: str | None, label: str | None) -> None:
         spec.name = name
         if version:
-            if int(version) >= 1 << 63:
+            digits = version.lstrip("0") or "0"
+            if len(digits) > 19 or int(digits) >= 1 << 63:  # Python refuses to convert thousands of digits
                 raise invalid(f"Failed to convert version: {version} to numeric.")
-            spec.version.value = int(version)
+            spec.version.value = int(digits)
         elif label:
             spec.version_label = urllib.parse.unquote(label)
 

@@ -106,13 +106,10 @@ class EmbeddedServer:
             ServingError: A bad option, no model became available, a port is taken, or `interrupt` was called.
         """
         options = self.options
-        if options.file_system_poll_wait_seconds < 0:
-            wait = f"{options.file_system_poll_wait_seconds:g}"
-            raise invalid(f"--file_system_poll_wait_seconds={wait}: no version would ever be found; 0 looks once.")
-        if options.ui_port and options.ssl_config_file:
-            raise invalid("The page asks this server without TLS: --ui and --ssl_config_file exclude each other.")
+        options.check()
         asked = {"port": options.port, "rest_api_port": options.rest_api_port or -1, "ui_port": options.ui_port or -1}
         ports.check(options.host, asked)
+        ports.check_socket(options.grpc_socket_path)
         models = self._read_models()
         from serving.metrics import Metrics
         from serving.model_manager import ModelManager
@@ -170,10 +167,8 @@ class EmbeddedServer:
             ("grpc.max_receive_message_length", self.options.max_request_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
+            *self.options.channel_options(),
         ]
-        for argument in filter(None, self.options.grpc_channel_arguments.split(",")):
-            key, _, value = argument.partition("=")
-            channel_options.append((key, int(value) if value.lstrip("-").isdigit() else value))
         from serving.grpc_front import GrpcFront
 
         front = GrpcFront(self.service, self.options, channel_options)
@@ -215,8 +210,8 @@ class EmbeddedServer:
         """Drains and ends: health says NOT_SERVING, new requests are refused, running ones end.
 
         Args:
-            grace: Seconds that running requests get, over gRPC and REST together, before they are cancelled; None takes
-                the option.
+            grace: Seconds that running requests get, all of them together, before they are cancelled; None takes the
+                option.
 
         Returns:
             Whether TensorFlow is at rest; False if a version was still loading ten seconds later.
@@ -231,7 +226,9 @@ class EmbeddedServer:
         if self.manager is not None:
             self.manager.interrupt()  # or a reload that waits for a version would take all of the grace
         if self._ui is not None:
-            self._ui.stop()
+            started = time.monotonic()
+            self._ui.stop(grace)  # first, since its requests ask this server
+            grace = max(0.0, grace - (time.monotonic() - started))
         # Side by side: while one drained alone, the other would go on taking requests, and the grace would count twice.
         rest = None
         if self.rest is not None:
@@ -281,6 +278,9 @@ class EmbeddedServer:
 
         config = model_server_config_pb2.ModelServerConfig()
         protos.parse_text_proto(text, self.options.model_config_file, config)
+        # At the start an empty file is one that is still to be written; later it would unload everything.
+        if config.HasField("config") or self.manager is not None:
+            model_config.check_list(config)
         return model_config.config_from_proto(config.model_config_list)
 
     def _read_batching(self) -> Any:

@@ -126,28 +126,25 @@ class Service:
             ServingError: A gRPC call has ended late, whatever came of the work: what is counted is what is told.
         """
         started = time.monotonic()
-        failure: Exception | None = None
         try:
             yield
-        except Exception as raised:
-            failure = raised
-        error = None if failure is None else from_exception(failure)
-        told = self._count(name, api, call, time.monotonic() - started, error)
-        if failure is not None and told is error:
-            raise failure
-        if told is not None:
-            raise told from failure
+        except Exception as failure:
+            # No local variable may hold it beyond this: its traceback names this frame, which holds the request.
+            if self._count(name, api, call, time.monotonic() - started, from_exception(failure).code):
+                raise deadline_exceeded() from failure
+            raise
+        if self._count(name, api, call, time.monotonic() - started, Code.OK):
+            raise deadline_exceeded()
 
-    def _count(
-        self, name: str, api: str, call: Call, seconds: float, error: ServingError | None
-    ) -> ServingError | None:
-        """Counts a request, and returns the error that its caller has to be told, None for an answer."""
-        if call.late and call.entrypoint == "GRPC":
-            error = deadline_exceeded()
-        self.metrics.request_count.add(1, name, Code.OK.name if error is None else error.code.name)
-        if error is None:
+    def _count(self, name: str, api: str, call: Call, seconds: float, code: Code) -> bool:
+        """Counts a request, and returns whether it has ended late, whatever came of the work."""
+        late = call.late and call.entrypoint == "GRPC"
+        if late:
+            code = Code.DEADLINE_EXCEEDED
+        self.metrics.request_count.add(1, name, code.name)
+        if code == Code.OK:
             self.metrics.request_latency.add(seconds * 1e6, name, api, call.entrypoint)
-        return error
+        return late
 
     # -- prediction ------------------------------------------------------------------------------------------
 
@@ -219,7 +216,9 @@ class Service:
             except Exception as problem:
                 error = from_exception(problem)
             held.close()
-            error = self._count(request.model_spec.name, "Predict", call, time.monotonic() - started, error)
+            code = Code.OK if error is None else error.code
+            if self._count(request.model_spec.name, "Predict", call, time.monotonic() - started, code):
+                error = deadline_exceeded()
             done(response, error)
 
         try:
@@ -245,7 +244,9 @@ class Service:
                 if left[0]:
                     return
             failure = next((future.exception() for future in futures if future.exception() is not None), None)
-            finish([] if failure is not None else [future.result() for future in futures], failure)
+            results = [] if failure is not None else [future.result() for future in futures]
+            futures.clear()  # they keep this function, and it the request, until the collector finds the cycle
+            finish(results, failure)
 
         for future in futures:
             future.add_done_callback(piece)

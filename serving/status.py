@@ -66,10 +66,6 @@ class ServingError(Exception):
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
 
-    def bare(self) -> ServingError:
-        """Returns the error without its traceback, whose frames keep whatever failed in memory."""
-        return ServingError(self.code, self.message)
-
     @property
     def wire_message(self) -> str:
         """The message as sent over gRPC."""
@@ -100,10 +96,11 @@ def from_exception(error: BaseException) -> ServingError:
         error: A ServingError, an OpError of TensorFlow (recognised by its `error_code`), or anything else.
 
     Returns:
-        The error to answer with; unknown kinds become INTERNAL.
+        The error to answer with, always a new one: it has no traceback, whose frames would keep in memory what failed,
+        such as a request with its images. Unknown kinds become INTERNAL.
     """
     if isinstance(error, ServingError):
-        return error
+        return ServingError(error.code, error.message)
     number: Any = getattr(error, "error_code", None)
     if isinstance(number, int):
         try:

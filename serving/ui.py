@@ -68,9 +68,13 @@ class UiServer:
         """Serves until `stop`."""
         self._server.start("ui")
 
-    def stop(self) -> None:
-        """Ends; requests under way are cut off."""
-        self._server.stop()
+    def stop(self, grace: float = 0.0) -> None:
+        """Ends.
+
+        Args:
+            grace: Seconds that requests under way get before they are cut off.
+        """
+        self._server.stop(grace)
         self._client.close()
         self._line_finder.close()
 

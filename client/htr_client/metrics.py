@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from htr_client.errors import HtrError, ModelNotFound
 from htr_client.results import Transcription
 
-# Label values come partly from outside (model names): past this many series a metric counts what is new as "other".
-MAX_SERIES = 500
+# Label values come partly from outside (model names): past this many series a metric counts what is new as "other", and
+# of each value it keeps this many characters, enough for a path.
+MAX_SERIES, MAX_CHARACTERS = 500, 1000
 
 
 def exponential(start: float, factor: float, count: int) -> list[float]:
@@ -48,6 +49,7 @@ class Metric:
         self._lock = threading.Lock()
 
     def _cells(self, labels: tuple[str, ...]) -> list[float]:
+        labels = tuple(value[:MAX_CHARACTERS] for value in labels)
         cells = self._series.get(labels)
         if cells is None:
             if len(self._series) >= MAX_SERIES:

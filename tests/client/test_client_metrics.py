@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from htr_client import AsyncHtrClient, ClientMetrics, HtrClient, HtrError, ImageError, ModelNotFound
-from htr_client.metrics import MAX_SERIES, Metric
+from htr_client.metrics import MAX_CHARACTERS, MAX_SERIES, Metric
 from htr_client.testing import png
 
 
@@ -109,6 +109,10 @@ def test_the_page_is_what_prometheus_reads():
     for number in range(MAX_SERIES + 10):
         counter.add(1, str(number))
     assert counter.value("other") == 11 and len(counter.lines()) <= MAX_SERIES + 2
+    long = Metric("l", "counter", ("model",))
+    for end in ("a", "b"):  # as it comes in a request of many megabytes
+        long.add(1, MAX_CHARACTERS * "m" + end)
+    assert long.lines()[1:] == [f'l{{model="{MAX_CHARACTERS * "m"}"}} 2']
     kept = Metric("k", "counter", ("path", "status"), bounded=("status",))
     for number in range(MAX_SERIES):
         kept.add(1, str(number), "success")

@@ -41,6 +41,16 @@ def model():
     server.stop()
 
 
+@pytest.fixture
+def page(model):
+    from serving import ui
+
+    server = ui.UiServer(model.address, "htr", "127.0.0.1", 0)
+    server.start()
+    yield server
+    server.stop()
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     from browser import Browser

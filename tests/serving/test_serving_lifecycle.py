@@ -353,6 +353,26 @@ def test_configuration_file_is_polled(base, toy_model, tmp_path, image, caplog):
                 return client.predict(request).model_spec.version.value
 
         assert until(answered, 20) == 2
+        for content in ("", 'custom_model_config { type_url: "x" }'):  # as while it is written anew
+            caplog.clear()
+            file.write_text(content)
+            until(lambda: "only legal to transition from one ModelConfigList to another" in caplog.text, 20)
+            assert answered() == 2
+        file.write_text("model_config_list {}")  # on purpose
+        until(lambda: not answered(), 20)
+
+
+def test_an_empty_configuration_file_is_one_that_is_still_to_be_written(base, tmp_path):
+    file = tmp_path / "models.config"
+    file.write_text('custom_model_config { type_url: "x" }')
+    settings = {**FAST, "model_config_file": str(file), "model_config_file_poll_wait_seconds": 0.1}
+    with pytest.raises(ServingError, match="only legal to transition"):
+        EmbeddedServer(**settings).start()
+    file.write_text("")
+    with EmbeddedServer(**settings) as server, Client(server.address) as client:
+        entry = f'name: "htr" base_path: "{base}" model_platform: "tensorflow"'
+        file.write_text(f"model_config_list {{ config {{ {entry} }} }}")
+        client.wait_state(1, AVAILABLE)
 
 
 def test_a_change_of_the_configuration_file_while_the_first_versions_load_is_applied(toy_model, tmp_path):

@@ -26,14 +26,6 @@ pytestmark = pytest.mark.either_stack
 ASKED = "!window.dispatchEvent(new Event('beforeunload', {cancelable: true}))"  # whether whoever leaves is asked
 
 
-@pytest.fixture
-def page(model):
-    server = ui.UiServer(model.address, "htr", "127.0.0.1", 0)
-    server.start()
-    yield server
-    server.stop()
-
-
 def post(page, body, headers=None, path="/transcribe", method="POST"):
     connection = http.client.HTTPConnection(page.address, timeout=30)
     connection.request(method, path, body, {"Content-Type": "image/png", **(headers or {})})
