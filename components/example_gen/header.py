@@ -22,16 +22,17 @@ IMAGE_COLUMNS = ("filename", "file_name", "image", "image_path", "path", "file",
                  "image_name", "image_file", "image_filename", "img_path", "img_name", "image_id")  # fmt: skip
 TEXT_COLUMNS = ("text", "label", "identity", "transcription", "word", "words", "ground_truth", "transcript", "gt",
                 "gt_text", "sentence")  # fmt: skip
-_USUAL = {"image": IMAGE_COLUMNS, "text": TEXT_COLUMNS, "writer": ("writer",), "split": ("split",)}  # by setting
-# Names that may mean the same and are not taken by themselves: splits of data in use would change.
-_LIKELY = {"writer": ("writer_id", "author", "scribe", "hand"), "split": ("subset", "set", "partition")}
-LABELLING_MODEL = "labelling_model"  # column of `htr label`: the version that wrote the text
-GUESS = "guess"  # column of `htr review`: what the model transcribed
-_LOGGED = ("model_version", "time")  # columns of `htr_client.RequestLog`, in which the first says the same
+# Column of `htr label` and `htr review`: the version that wrote the text; empty for a person's.
+LABELLING_MODEL = "labelling_model"
+GUESS = "guess"  # column of `htr review`: the text before a person has looked at it
 DELIMITERS = ",;\t|"
 NONE = "none"  # as the name of a column in the configuration: there is no such column
 _BLANK = ' \t\r\n\f\v"' + DELIMITERS  # what Excel leaves of an empty row, too
 _MOST_BLANK = 100  # lines before the header
+_USUAL = {"image": IMAGE_COLUMNS, "text": TEXT_COLUMNS, "writer": ("writer",), "split": ("split",)}  # by setting
+# Names that may mean the same and are not taken by themselves: splits of data in use would change.
+_LIKELY = {"writer": ("writer_id", "author", "scribe", "hand"), "split": ("subset", "set", "partition")}
+_LOGGED = ("model_version", "time")  # columns of `htr_client.RequestLog`: the first is what LABELLING_MODEL is
 # Excel's line that names the delimiter; one that names none says nothing.
 _SEPARATOR = re.compile(r'\s*"?sep=([^ \r\n"]?)"?[\s,;|]*', re.IGNORECASE)
 SAVE_AS_CSV = 'Open it and save it as "CSV UTF-8" (File, Save As).'

@@ -68,4 +68,5 @@ def add_texts_by_models(splits: Mapping[str, Mapping[str, Any]], result: Finding
         )
     if learnt:
         images = counted(splits["train"]["samples"], "training image")
-        result.note("texts_by_a_model", f"A model wrote the texts of {learnt} of {images} (htr label, or logs).")
+        columns = "column labelling_model, in logs model_version"
+        result.note("texts_by_a_model", f"A model wrote the texts of {learnt} of {images} ({columns}).")
