@@ -13,7 +13,7 @@ from typing import NamedTuple
 from components.common import storage
 from components.common.words import counted
 from components.common.workspace import is_workspace
-from components.example_gen.header import SAVE_AS_CSV, NoLabels, open_table
+from components.example_gen.header import SAVE_AS_CSV, NoLabels, column_notes, open_table, refuse_unknown_columns
 from components.example_gen.outages import unreadable
 from components.example_gen.settings import DataConfig
 from components.example_gen.split_folders import with_splits_of_folders
@@ -55,7 +55,7 @@ def find(config: DataConfig) -> Found:
 
     Raises:
         DatasetError: No such folder, or the same one twice, no CSV file in it, none with the needed columns, an
-            unreadable or empty one, one outside of the folder.
+            unreadable or empty one, one outside of the folder; or no table has a column that a setting names.
         StoreError: The store fails; it is a `DatasetError`.
     """
     if not config.paths:
@@ -120,7 +120,8 @@ def find(config: DataConfig) -> Found:
         tables += [replace(table, in_several_folders=several) for table in found]
         notes += [*(each.why for each in without if not each.problem), *told]
         problems += [each.problem for each in without if each.problem]
-    return Found(tables, notes, problems)
+    refuse_unknown_columns(tables, config)
+    return Found(tables, [*notes, *column_notes(tables, config)], problems)
 
 
 def _open(path: str, root: str, source: str, config: DataConfig) -> Table | NoLabels:

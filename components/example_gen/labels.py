@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import unicodedata
 
-from components.example_gen.rejects import Rejected
+from components.example_gen.rejects import KEEP_PLACEHOLDERS, Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import NUL_SHOWN_AS
 
 # Normalisation takes time that grows with the square of the length, and no image has room for so many: at most 8192
 # columns, four to a frame, one character a frame, which NFC composes of at most four code points.
 _LONGEST_LABEL = 10_000
+# What programs write for a missing value, where `data.placeholders` has it; the others are people's.
+_MISSING = {"nan", "#n/a", "n/a", "na", "<na>", "null", "none"}
 _FIRST_RIGHT_TO_LEFT = "\u0590"  # Hebrew; nothing before it is written from right to left
 
 
@@ -27,11 +29,10 @@ def check_label(text: str, data: DataConfig) -> str:
     label = unicodedata.normalize("NFC", text)
     if not label:
         raise Rejected("empty_label", "the label is empty")
-    if label.casefold() in _folded(tuple(data.placeholders)):
-        raise Rejected(
-            "placeholder_label",
-            f"{label!r} stands for 'no text' (data.placeholders; data.placeholders=[] keeps such labels)",
-        )
+    if (folded := label.casefold()) in _folded(tuple(data.placeholders)):
+        if folded in _MISSING:
+            raise Rejected("empty_label", f"programs write {label!r} for an empty field ({KEEP_PLACEHOLDERS})")
+        raise Rejected("placeholder_label", f"{label!r} stands for 'no text' ({KEEP_PLACEHOLDERS})")
     if not label.isprintable():
         control = sorted({c for c in label if unicodedata.category(c) in ("Cc", "Cs")})
         if control:

@@ -11,16 +11,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from components.common.words import counted
+from components.common.words import counted, some
 from components.example_gen import limit
-from components.example_gen.header import GUESS
+from components.example_gen.header import GUESS, LABELLING_MODEL, is_addition
 from components.example_gen.images import resolve_image
 from components.example_gen.labels import right_to_left
+from components.example_gen.named_images import Named
 from components.example_gen.rejects import Rejected
+from components.example_gen.repeats import repeats
 from components.example_gen.settings import DataConfig
+from components.example_gen.split_folders import silent_names
 from components.example_gen.splits import SPLITS, SplitRule, assign_split, draw, named_split
 from components.example_gen.table import Row, Table, plain, read_rows, why_malformed
-from components.example_gen.unused import Unused
 
 FEW_WRITERS = 5  # with fewer, a split by writer would say more about single writers than about the model
 # With so many keys, a draw that leaves a split empty does not occur: 0.9 to this power is 10^-46.
@@ -83,6 +85,7 @@ class _Survey:
         self.groups: Counter[_Group] = Counter()  # rows by writer
         self.unknown: list[tuple[Row, str | None]] = []  # rows without a writer, at most _MANY + 1 of them
         self.nameless: Counter[str] = Counter()  # rows without a writer by table, all of them
+        self.by_model: Counter[str] = Counter()  # rows whose text a model wrote, by table
         self.right_to_left: list[str] = []  # places of some rows with such labels
         self.right_to_left_rows = 0
         self.scripts: Counter[str] = Counter()
@@ -98,6 +101,8 @@ class _Survey:
             return
         if table.root not in self.in_training:
             self._divide(row)
+        if table.labelling_model is not None and row.labelling_model:
+            self.by_model[table.path] += 1
         if scripts := right_to_left(row.fields[table.text]):
             self.scripts.update(scripts)
             self.right_to_left_rows += 1
@@ -136,24 +141,26 @@ def make_plan(tables: Sequence[Table], data: DataConfig, passed_over: Sequence[s
     Raises:
         DatasetError: A table cannot be read.
     """
-    survey, unused = _Survey(_in_training(tables)), Unused(tables)
+    survey, named = _Survey(_in_training(tables)), Named(tables)
     for table in tables:
         if table.default_split and table.root not in survey.in_training:
             survey.given.add(table.default_split)
         for row in read_rows(table):
             survey.add(row)
-            unused.add(row)
+            named.add(row)
     splits, notes = _split_rule(survey, tables, data)
     kept, left_out = None, 0
     if data.limit is not None and survey.rows > data.limit:
         kept = _part(tables, splits, data, data.limit)
         left_out = survey.rows - sum(map(len, kept.values()))
         notes.append(f"data.limit={data.limit} leaves out {left_out} of {counted(survey.rows, 'row')}.")
-    notes += unused.notes()
     few_notes, few_problems = _few_to_train_on(survey, splits, data)
-    notes += few_notes
-    problems = [*passed_over, *_right_to_left(survey), *_nothing_to_train_on(survey, tables), *few_problems]
-    problems += _uncorrected(tables)
+    repeated_notes, repeated_problems = repeats(tables, named, data)
+    notes += [*named.unused(), *few_notes, *repeated_notes, *_alike(survey)]
+    problems = [
+        *passed_over, *_logged(survey, tables), *silent_names(tables, named, data), *repeated_problems,
+        *_uncorrected(tables), *_right_to_left(survey), *_nothing_to_train_on(survey, tables), *few_problems,
+    ]  # fmt: skip
     if splits.by_writer and survey.groups and survey.nameless:
         few = survey.nameless.total() <= _FEW_NAMELESS * survey.groups.total()
         (notes if few else problems).append(_nameless(survey, tables))
@@ -161,7 +168,10 @@ def make_plan(tables: Sequence[Table], data: DataConfig, passed_over: Sequence[s
 
 
 def _in_training(tables: Sequence[Table]) -> frozenset[str]:
-    """Dataset folders whose rows all name `train`, where another folder has rows to draw the other splits from."""
+    """Dataset folders whose rows all name `train`, where another folder has rows to draw the other splits from.
+
+    If every folder that could be drawn names `train`, those are drawn that no command has made.
+    """
     roots = {table.root for table in tables}
     if len(roots) < 2:
         return frozenset()
@@ -170,7 +180,10 @@ def _in_training(tables: Sequence[Table]) -> frozenset[str]:
         whole = (row for row in read_rows(table) if len(row.fields) == table.columns)
         named[table.root].update({table.default_split} if table.split is None else {split_of(row) for row in whole})
     settled = frozenset(root for root, splits in named.items() if splits == {"train"})
-    return settled if any({None, "train"} & named[root] for root in roots - settled) else frozenset()
+    if any({None, "train"} & named[root] for root in roots - settled):
+        return settled
+    added = settled - {table.root for table in tables if not is_addition(table)}
+    return added if settled - added else frozenset()
 
 
 def _split_rule(survey: _Survey, tables: Sequence[Table], data: DataConfig) -> tuple[SplitRule, list[str]]:
@@ -191,11 +204,19 @@ def _split_rule(survey: _Survey, tables: Sequence[Table], data: DataConfig) -> t
                 f"is evaluated on."
             ]
     notes = []
-    if writers:
+    underestimated = (
+        f"images are split one by one. The error on unseen writers is underestimated; it holds for "
+        f"{'these writers' if len(writers) > 1 else 'this writer'}."
+    )
+    if 0 < len(writers) < FEW_WRITERS:
         notes.append(
             f"The labels name {counted(len(writers), 'writer')}, too few to keep the images of some for validation and "
-            f"evaluation: images are split one by one. The error on unseen writers is underestimated; it holds for "
-            f"{'these writers' if len(writers) > 1 else 'this writer'}."
+            f"evaluation: {underestimated}"
+        )
+    elif writers and survey.trains:  # else another sentence says what is wrong
+        notes.append(
+            f"The draw by writer leaves {' and '.join(empty)} without images, and nobody's images can be taken for "
+            f"that, since too few would be left to train on: {underestimated}"
         )
     rows = [
         (row, split_of(row))
@@ -345,6 +366,33 @@ def _few_to_train_on(survey: _Survey, splits: SplitRule, data: DataConfig) -> tu
     return [], [
         f"One writer has {count / total:.0%} of the images and was drawn for {drawn[key]}: {left / total:.0%} are left "
         f"to train on. Draw others with --set data.split_salt=1 (or another text), or name the splits in a column."
+    ]
+
+
+def _alike(survey: _Survey) -> list[str]:
+    """Says which writers may be the same person."""
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for group in survey.groups:
+        spellings[" ".join(group.key.casefold().split())].add(group.key)
+    found = [sorted(keys) for keys in spellings.values() if len(keys) > 1]
+    if not found:
+        return []
+    return [
+        f"Writers whose names differ in capitals or spaces only: {some([repr(keys)[1:-1] for keys in found], 3)}. Each "
+        "counts as a writer, so the images of one person may be in several splits. Write the names alike."
+    ]
+
+
+def _logged(survey: _Survey, tables: Sequence[Table]) -> list[str]:
+    """Says which tables are logs of requests, whose texts nobody has corrected."""
+    return [
+        f"A model wrote {survey.by_model[table.path]} texts of {table.name}, a log of requests: they are not what "
+        "people see in the images. `htr review --logs` makes a folder of such images for people to correct; in rows "
+        f"that are corrected here, empty the column {table.names[table.labelling_model]}."
+        for table in tables
+        if table.path in survey.by_model
+        and table.labelling_model is not None
+        and table.names[table.labelling_model].lower() != LABELLING_MODEL
     ]
 
 

@@ -12,7 +12,7 @@ from tfx.dsl.io import fileio
 from tfx.types.artifact import Artifact
 
 from components.common.words import counted
-from components.example_gen.rejects import CONTROLS, FITS_AS_LINE, NO_ROWS, REJECTS_FILE, advice_for
+from components.example_gen.rejects import CONTROLS, FITS_AS_LINE, NO_ROWS, REJECTS_FILE, advice_for, faults
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 
@@ -65,21 +65,20 @@ def check_counts(
     """
     accepted, rejected = sum(counts["accepted"].values()), sum(counts["rejected"].values())
     total = accepted + rejected
-    by_count = dict(sorted(counts["rejected"].items(), key=lambda x: -x[1]))
-    by_reason = ", ".join(f"{n} {reason}" for reason, n in by_count.items())
     where = f" Each is listed in {rejects_copy}." if rejects_copy else ""
     if not total:
         raise DatasetError(NO_ROWS)
-    if rejected > data.max_rejected * total:
-        examples, advice = _looked_through(by_count, rejects)
+    of_faults = faults(counts["rejected"])
+    if (number := sum(of_faults.values())) > data.max_rejected * total:
+        by_reason, examples, advice = _looked_through(of_faults, rejects)
         raise TooManyRejects(
-            f"{rejected} of {counted(total, row)} {'was' if rejected == 1 else 'were'} rejected "
-            f"({rejected / total:.1%}; data.max_rejected allows {data.max_rejected:.1%}): {by_reason}.{advice}{where}"
+            f"{number} of {counted(total, row)} {'was' if number == 1 else 'were'} rejected "
+            f"({number / total:.1%}; data.max_rejected allows {data.max_rejected:.1%}): {by_reason}.{advice}{where}"
             f"{examples}"
         )
     empty = [split for split, count in counts["accepted"].items() if not count]
     if empty:
-        examples, advice = _looked_through(by_count, rejects)
+        by_reason, examples, advice = _looked_through(counts["rejected"], rejects)
         raise DatasetError(
             f"No {sample} is left for {' and '.join(empty)}; rejected are {rejected} of {counted(total, row)}"
             f"{f' ({by_reason})' if by_reason else ''}. Add data, or correct what was rejected.{advice}{where}"
@@ -87,8 +86,9 @@ def check_counts(
         )
 
 
-def _looked_through(reasons: Mapping[str, int], rejects: Iterable[tuple[str, str]]) -> tuple[str, str]:
-    """A line for each reason, the most frequent first, and a sentence on what helps against that one."""
+def _looked_through(counts: Mapping[str, int], rejects: Iterable[tuple[str, str]]) -> tuple[str, str, str]:
+    """The counts, a line for each reason, the most frequent first, and a sentence on what helps against that one."""
+    reasons = dict(sorted(counts.items(), key=lambda x: -x[1]))
     most, lines = next(iter(reasons), ""), 0
     found: dict[str, str] = {}
     for reason, example in rejects:
@@ -99,4 +99,5 @@ def _looked_through(reasons: Mapping[str, int], rejects: Iterable[tuple[str, str
         f"\n  {reason}, e.g. {found[reason][:_MOST_CHARACTERS].translate(CONTROLS)}"
         for reason in reasons if reason in found
     )  # fmt: skip
-    return examples, f" {advice}." if advice else ""
+    by_reason = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return by_reason, examples, f" {advice}." if advice else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from htr_client.errors import ImageError
@@ -13,11 +13,14 @@ REJECTS_FILE = "rejects.csv"
 HEADER = "csv,row,image,text,reason,detail"
 CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}  # which a terminal would obey
 NO_ROWS = "The CSV files hold a header line but no rows."
+# Rows of these reasons are as they should be: a person has looked at the image and found no text that could be learnt.
+_NO_FAULTS = ("placeholder_label",)
+KEEP_PLACEHOLDERS = "data.placeholders=[] keeps such labels: right only if these words are written in the images"
 # What helps against some reasons.
 ADVICE = {
     "outside_folder": "data.allow_outside=true reads images outside of the data folder too, through links and absolute "
     "paths: set it if you trust who made the folder",
-    "placeholder_label": "data.placeholders=[] keeps such labels",
+    "placeholder_label": KEEP_PLACEHOLDERS,
     "image_too_large": "data.max_megapixels allows images of more pixels",
     "unknown_character": "data.alphabet says which characters are allowed",
     "unknown_split": "data.split_column=none leaves the column out of account",
@@ -86,6 +89,15 @@ def rejected_image(error: ImageError) -> Rejected:
 def is_unreadable_image(reason: str) -> bool:
     """Whether rows with a reason have an image that cannot be shown."""
     return reason == "not_an_image" or reason.startswith("image_")
+
+
+def faults(rejected: Mapping[str, int]) -> dict[str, int]:
+    """Counts by reason of the rows whose share `data.max_rejected` bounds.
+
+    Args:
+        rejected: Number of rejected rows by reason.
+    """
+    return {reason: count for reason, count in rejected.items() if reason not in _NO_FAULTS}
 
 
 def advice_for(reason: str, count: int, lines: int) -> str:

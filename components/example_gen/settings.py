@@ -23,7 +23,9 @@ class DataConfig(Section):
     split_column: str | None = Field(
         None, description="column with the split; `split` if present, where unset; none: no column says it"
     )
-    encoding: str = Field("utf-8", description="encoding of the CSV files; a byte order mark overrides it")
+    encoding: str = Field(
+        "utf-8", description="encoding of the CSV files that are not UTF-8 and have no byte order mark"
+    )
     placeholders: list[str] = Field(
         ["EMPTY", "UNREADABLE", "#N/A", "NaN"], description="labels that stand for 'no text', in any case; [] for none"
     )
@@ -34,7 +36,9 @@ class DataConfig(Section):
     max_megapixels: float = Field(
         50.0, gt=0, description="megapixels of the largest image; larger ones are rejected before they are decoded"
     )
-    max_rejected: Fraction = Field(0.1, description="rejected share of rows above which the run fails")
+    max_rejected: Fraction = Field(
+        0.1, description="rejected share of rows above which the run fails; placeholders of people do not count"
+    )
     validation_fraction: Fraction = Field(
         0.1, gt=0, lt=0.5, description="share of writers (or images) that training monitors"
     )

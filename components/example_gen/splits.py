@@ -8,7 +8,8 @@ A row names the split of the first of these that has a word of `SPLIT_NAMES` (`p
 
 Its split is that of the first line that holds (`SplitRule.assign`, `assign_split`):
 
-    train               all rows of its data folder name `train`, and another data folder has rows to divide
+    train               all rows of its data folder name `train`, and another data folder has rows to divide; where
+                        all that have some name `train`, only if `htr label` or `htr review` has made the folder
     eval                it names `eval`
     that split          its key is taken for a split that the draw leaves empty (`SplitRule.forced`)
     validation          it names `validation`, and the data names `eval`, too

@@ -119,7 +119,7 @@ class Row(NamedTuple):
 
 
 def read_rows(table: Table) -> Iterator[Row]:
-    """Reads the rows of a table; empty lines are passed over.
+    """Reads the rows of a table; empty lines are passed over, and those with delimiters only, as Excel leaves them.
 
     Raises:
         DatasetError: The file is not text in its encoding, or breaks the CSV format.
@@ -136,7 +136,7 @@ def read_rows(table: Table) -> Iterator[Row]:
                     break
                 if '"' in lines[0]:  # else it can be neither of several lines nor wrong
                     fields = _check_quotation(table, fields, lines, reader.line_num)
-                if fields and line >= table.header_line:
+                if fields and (fields[0].strip() or any(map(str.strip, fields))) and line >= table.header_line:
                     yield Row(table, reader.line_num, tuple(fields))
                 line = reader.line_num
                 lines.clear()
@@ -269,10 +269,28 @@ def _lines(file: io.TextIOWrapper, path: str, raw: list[str]) -> Iterator[str]:
 
 def encoding_problem(path: str, encoding: str, error: object) -> str:
     """What is wrong with a file that is not text in its encoding, and what to do."""
+    if name := _utf16(path, encoding):
+        return (
+            f"{path} is not {encoding} text (NUL characters between the others, as in UTF-16). Save it as UTF-8, or "
+            f"set data.encoding={name}."
+        )
     found = _other_encodings(path, encoding) if isinstance(error, UnicodeDecodeError) else ""
     return (
         f"{path} is not {encoding} text ({found or error}). Save it as UTF-8, or name its encoding with data.encoding."
     )
+
+
+def _utf16(path: str, encoding: str) -> str:
+    """The encoding of a file that is UTF-16 without a mark, by its first characters; empty for any other file."""
+    if codecs.lookup(encoding).name.startswith("utf-16"):
+        return ""
+    with storage.open_file(path) as raw:
+        head = raw.read(200)
+    first, second = head[::2].count(0), head[1::2].count(0)
+    if 4 * max(first, second) < len(head):  # of the letters in a header, half of the bytes are NUL
+        return ""
+    name = "utf-16-le" if second > first else "utf-16-be"
+    return name if "".join(head.decode(name, "replace").split()).isprintable() else ""  # else it is no text at all
 
 
 def _other_encodings(path: str, encoding: str) -> str:

@@ -62,10 +62,11 @@ def add_texts_by_models(splits: Mapping[str, Mapping[str, Any]], result: Finding
         counts = " and ".join(f"{counted(count, 'image')} for {_USES[split]}" for split, count in written.items())
         result.problem(
             "measured_on_a_model",
-            f"A model wrote the texts of {counts} (column labelling_model): how far a model is from people's texts "
-            "cannot be measured on those of another.",
+            f"A model wrote the texts of {counts} (column labelling_model, in logs model_version): how far a model is "
+            "from people's texts cannot be measured on those of another.",
             "Keep such rows in the split train, as htr label writes them, or correct them and empty that column.",
         )
     if learnt:
         images = counted(splits["train"]["samples"], "training image")
-        result.note("texts_by_a_model", f"A model wrote the texts of {learnt} of {images} (column labelling_model).")
+        columns = "column labelling_model, in logs model_version"
+        result.note("texts_by_a_model", f"A model wrote the texts of {learnt} of {images} ({columns}).")

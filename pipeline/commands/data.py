@@ -67,6 +67,7 @@ def _sample_data(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from collections import Counter
     from itertools import chain, repeat
 
     from components.common.console import announced
@@ -74,7 +75,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from components.common.workers import worker_pool
     from components.example_gen.folders import find
     from components.example_gen.plan import make_plan
-    from components.example_gen.rejects import NO_ROWS, Reject, as_csv
+    from components.example_gen.rejects import NO_ROWS, Reject, as_csv, faults
     from components.example_gen.table import ROWS, DatasetError
     from components.tools.data_check import check
     from components.tools.data_check.look import Seen, look
@@ -109,9 +110,10 @@ def _check(arguments: argparse.Namespace) -> int:
         print(f"The rejected rows are in {arguments.rejects}.")
     if not rows:
         raise CommandError(NO_ROWS, USAGE)
-    if len(rejects) > config.data.max_rejected * len(rows):
+    at_fault = sum(faults(Counter(reject.reason for reject in rejects)).values())
+    if at_fault > config.data.max_rejected * len(rows):
         raise CommandError(
-            f"{len(rejects)} of {counted(len(rows), 'row')} would be rejected; data.max_rejected allows "
+            f"{at_fault} of {counted(len(rows), 'row')} would be rejected; data.max_rejected allows "
             f"{config.data.max_rejected:.1%}.", TOO_MANY_REJECTS,
         )  # fmt: skip
     empty = [split for split, found in contents["splits"].items() if not found["samples"]]

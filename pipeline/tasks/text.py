@@ -54,7 +54,7 @@ class Text(Task):
         elif compared:
             lines.append(f"Before     {compared}")
         for finding in (run.metrics or {}).get("findings", []):
-            if finding["kind"] in ("leaked_start", "leaked_baseline"):  # by which the figures above mislead
+            if finding["kind"] in ("leaked_images", "leaked_start", "leaked_baseline"):  # the figures above mislead
                 lines.append(f"{'Warning' if finding['severity'] == 'problem' else 'Note':10s} {finding['text']}")
         return [*lines, *(f"Gate       {setting} is off" for setting in run.off)]
 

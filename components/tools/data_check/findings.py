@@ -8,7 +8,7 @@ from typing import Any
 
 from components.common.metrics import samples_for, unseen_share
 from components.common.words import counted, some, visible
-from components.example_gen.rejects import NO_ROWS
+from components.example_gen.rejects import NO_ROWS, faults
 from components.report.findings import Findings, add_texts_by_models
 from components.report.settings import RunSettings
 from components.trainer import estimate
@@ -37,19 +37,24 @@ def find(contents: Mapping[str, Any], config: RunSettings) -> Findings:
         return result
     for problem in contents["problems"]:
         result.problem("plan", problem)
-    most = contents["rejected"][:1]  # an empty split and too many rejects often have one cause
-    cause = next((f"Most are {group['reason']}: {group['advice']}." for group in most if group["advice"]), "")
-    _about_splits(contents, cause, result)
+    _about_splits(contents, _cause(contents["rejected"]), result)
     _about_the_gate(contents["splits"]["eval"]["samples"], config, result)
     add_texts_by_models(contents["splits"], result)
     _about_labels(contents, accepted, result)
     _about_characters(contents["characters"], contents["training"]["start_alphabet"], config, result)
     _about_sizes(contents, accepted, result)
-    if rejected > config.data.max_rejected * rows:
-        result.problem("rejected", f"{rejected} of {rows} rows would be rejected; data.max_rejected allows "
-                       f"{config.data.max_rejected:.1%}.", cause or "The reasons are listed; one cause often "
-                       "explains most of them.")  # fmt: skip
+    counting = [group for group in contents["rejected"] if faults({group["reason"]: group["count"]})]
+    at_fault = sum(group["count"] for group in counting)
+    if at_fault > config.data.max_rejected * rows:
+        result.problem("rejected", f"{at_fault} of {rows} rows would be rejected; data.max_rejected allows "
+                       f"{config.data.max_rejected:.1%}.", _cause(counting) or "The reasons are listed; one cause "
+                       "often explains most of them.")  # fmt: skip
     return result
+
+
+def _cause(groups: Sequence[Mapping[str, Any]]) -> str:
+    """What helps against the most frequent reason: an empty split and too many rejects often have one cause."""
+    return next((f"Most are {group['reason']}: {group['advice']}." for group in groups[:1] if group["advice"]), "")
 
 
 def _about_splits(contents: Mapping[str, Any], cause: str, result: Findings) -> None:

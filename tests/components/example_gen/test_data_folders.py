@@ -100,6 +100,49 @@ def test_folders_named_as_splits_give_them(tmp_path):
     )
 
 
+def problems(*folders, **settings):
+    tables, _ = find_tables(config(*folders, **settings))
+    return make_plan(tables, config(*folders, **settings)).problems
+
+
+def test_data_folders_with_the_names_of_splits_give_none_and_that_is_said(tmp_path):
+    above = published(tmp_path / "names", "train", "test")
+    assert not problems(above)
+    (problem,) = problems(above / "train", above / "test")
+    assert problem.startswith("The data folders test (eval), train (train), have the names of splits and give none")
+    assert "Name the folder above them with --data instead, or the split in a column `split`" in problem
+    assert not problems(above / "train", above / "test", split_column="none")
+    assert not problems(above / "train", published(tmp_path / "more", "letters") / "letters")
+
+
+def test_folders_of_images_with_the_names_of_splits_give_none_and_that_is_said(tmp_path):
+    names = ("train/Anna/1.png", "train/Bert/2.png", "test/Carla/3.png")
+    images(tmp_path, *names)
+    labels(tmp_path / "labels.csv", *(f"{name},ab" for name in names))
+    (problem,) = problems(tmp_path)
+    assert f"of images of {tmp_path.name}/labels.csv, test (eval), train (train), have the names" in problem
+    (tmp_path / "labels.csv").write_text("\n".join(["filename,text,split", *(f"{name},ab,train" for name in names)]))
+    assert not problems(tmp_path)
+
+
+# Images that several rows name.
+
+
+def test_images_that_several_rows_name_are_told(tmp_path):
+    images(tmp_path, *(f"images/{i}.png" for i in range(5)))
+    labels(tmp_path / "labels.csv", *(f"images/{i}.png,ab" for i in range(5)))
+    copy = tmp_path / "labels (1).csv"
+    labels(copy, "images/0.png,ab", "images/0.png,ab", "images/1.png,UNREADABLE", "images/4.png, ab ", ",", "x,y,z")
+    assert not problems(tmp_path)
+    told = "2 images are named by several rows, such as row 2 of {0}/labels (1).csv and row 3 of {0}/labels (1).csv:"
+    assert any(note.startswith(told.format(tmp_path.name)) for note in notes(tmp_path))
+    labels(copy, "./images/0.png,Ab", "images/4.png,ab")
+    (problem,) = problems(tmp_path)
+    assert problem.startswith("2 images are named by several rows, 1 of them with different texts, such as row 2 of ")
+    copy.unlink()
+    assert not problems(tmp_path) and not any("several rows" in note for note in notes(tmp_path))
+
+
 def test_a_data_folder_that_is_called_train_says_nothing(tmp_path):
     rows = [{"filename": f"{i}.png", "text": "ab"} for i in range(60)]
     folder = write_dataset(tmp_path / "train", rows)

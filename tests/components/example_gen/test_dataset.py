@@ -52,6 +52,38 @@ def test_columns_can_be_named(tmp_path):
         read(tmp_path, image_column="scan", text_column="says", writer_column="hands")
 
 
+def test_a_named_column_is_that_of_the_tables_that_have_it(tmp_path):
+    ours, labelled = tmp_path / "ours", tmp_path / "labelled"
+    write_dataset(ours, [{"filename": "a.png", "text": "wrong", "Transkription": "Anna", "writer_id": "w1"}])
+    write_dataset(labelled, [{"filename": "b.png", "text": "Berta", "split": "train"}])
+    settings = {"text_column": "transkription", "writer_column": "writer_id"}
+    found = [(sample.text, sample.writer) for sample in read(ours, labelled, **settings)]
+    assert found == [("Anna", "w1"), ("Berta", "")]
+    (note,) = find_tables(DataConfig(paths=[str(ours), str(labelled)], **settings))[1]
+    told = "labelled/labels.csv: there is no column 'transkription' (data.text_column); `text` is taken instead."
+    assert note == told
+    with pytest.raises(DatasetError, match=r"no column 'writerid' \(data.writer_column\), nor has any other table"):
+        read(ours, labelled, writer_column="writerid")
+    alone = write_dataset(tmp_path / "alone", [{"filename": "a.png", "says_": "Anna"}])
+    with pytest.raises(DatasetError, match=r"no column 'says' \(data.text_column\) nor one of the .*: filename, says_"):
+        read(alone, text_column="says")
+
+
+def test_columns_that_may_be_meant_instead_are_told(tmp_path):
+    row = {"image": "a.png", "label": "0", "transcription": "Anna", "Writer ID": "w1", "Subset": "train"}
+    folder = write_dataset(tmp_path, [row])
+    (folder / "more.csv").write_bytes((folder / "labels.csv").read_bytes())
+    name = f"{tmp_path.name}/labels.csv and 1 more: "
+    assert find_tables(DataConfig(paths=[str(folder)]))[1] == [
+        f"{name}`label` is taken as the column for text, not `transcription`. data.text_column names another.",
+        f"{name}the column `Writer ID` is not used. If it names the writer, set data.writer_column=writer_id.",
+        f"{name}the column `Subset` is not used. If it names the split, set data.split_column=subset.",
+    ]
+    settings = {"text_column": "transcription", "writer_column": "none", "split_column": "subset"}
+    assert not find_tables(DataConfig(paths=[str(folder)], **settings))[1]
+    assert read(folder, **settings)[0].text == "Anna"
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_delimiters_and_byte_order_marks(tmp_path, delimiter, encoding):

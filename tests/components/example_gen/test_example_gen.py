@@ -238,6 +238,17 @@ def test_too_many_rejects_are_told_with_one_of_each_reason(tmp_path, kind):
     assert all(line.isprintable() and len(line) < 400 for line in examples)
 
 
+def test_rows_that_a_person_has_found_to_have_no_text_are_not_too_many(tmp_path):
+    texts = ["UNREADABLE" if i % 2 else "ab" for i in range(80)]
+    folder = write_dataset(tmp_path / "data", [{"filename": f"{i}.png", "text": text} for i, text in enumerate(texts)])
+    _, quarantine = execute(tmp_path, DataConfig(paths=[str(folder)]))
+    assert read_counts(str(quarantine))["rejected"] == {"placeholder_label": 40}
+    write_dataset(folder, [{"filename": f"{i}.png", "text": text if i > 20 else ""} for i, text in enumerate(texts)])
+    with pytest.raises(TooManyRejects) as raised:
+        execute(tmp_path / "again", DataConfig(paths=[str(folder)]))
+    assert "21 of 80 rows were rejected (26.2%; data.max_rejected allows 10.0%): 21 empty_label." in str(raised.value)
+
+
 def test_pages_whose_names_are_not_utf8_are_examples_and_rejected_pages(tmp_path):
     folder = tmp_path / "letters"
     for leaf in range(9):

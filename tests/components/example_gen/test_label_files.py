@@ -11,7 +11,9 @@ from components.example_gen.rejects import as_csv
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 from components.transform.settings import TransformConfig
+from htr_client import Timings, Transcription
 from htr_client.files import SUFFIXES
+from htr_client.output import ResultWriter
 from pipeline import cli
 from tests.conftest import drawn_image, encode, write_dataset
 
@@ -96,6 +98,31 @@ def test_tables_of_the_product_are_no_labels(tmp_path):
     assert "`htr check --rejects`" in notes[0] and "`htr transcribe`" in notes[1] and "its last column" in notes[1]
 
 
+def test_what_commands_print_as_csv_is_no_label(tmp_path):
+    folder = one_image(tmp_path, "filename,text\na.png,Anna\n")
+    with open(folder / "words.csv", "w", encoding="utf-8", newline="") as file:
+        ResultWriter("csv", file)(
+            str(folder / "a.png"), Transcription("Anne", 0.9, (), (), "htr", 7, None, Timings(0, 0, 0))
+        )
+    (sample,) = read(folder)
+    assert sample.text == "Anna"
+    (note,) = find_tables(DataConfig(paths=[str(folder)]))[1]
+    assert "words.csv is a table of `htr read`, `htr predict` or `htr-client`, not of labels" in note
+    (folder / "labels.csv").unlink()
+    with pytest.raises(DatasetError, match="not of labels"):
+        read(folder)
+
+
+@pytest.mark.parametrize("told", ["cp1250", "utf-16-le"])
+def test_an_encoding_is_for_the_tables_that_are_not_utf8(tmp_path, told):
+    found = []
+    for name, text, encoding in (("a", "Łódź", told), ("b", "qualifiés à Łódź", "utf-8"), ("c", "plain", "ascii")):
+        found.append(str(one_image(tmp_path / name, f"filename,text\na.png,{text}\n".encode(encoding))))
+    data = DataConfig(paths=found, encoding=told)
+    samples = list(examine_all(data, TransformConfig(preset="line")))
+    assert [sample.text for sample in samples] == ["Łódź", "qualifiés à Łódź", "plain"]
+
+
 def test_quotes_that_belong_to_a_label_stay(tmp_path):
     (sample,) = read(one_image(tmp_path, 'filename,text\na.png,"say ""hi"", John"\n'))
     assert sample.text == 'say "hi", John'
@@ -106,7 +133,7 @@ def test_quotes_that_belong_to_a_label_stay(tmp_path):
     [
         ("a.png,Anna\n", {}, r"like data \(`a\.png`\): there is no header.*2 columns, such as `filename,text`"),
         ("17,Anna,w1\n", {}, r"like data \(`17`\): there is no header.*its 3 columns"),
-        ("a.png,Anna\n", {"text_column": "text"}, r"no column 'text'.*there is no header"),
+        ("a.png,Anna\n", {"text_column": "text"}, r"cannot be read.*there is no header"),
         (b"PK\x03\x04" + bytes(90), {}, r"an Excel workbook or another zip archive, not a CSV.*\"CSV UTF-8\""),
         (b"\xd0\xcf\x11\xe0" + bytes(90), {}, "an Excel workbook"),
         ("sep=;\n", {}, "is empty"),
@@ -248,11 +275,15 @@ def test_a_path_of_windows_is_one(tmp_path, named, found):
     assert sample.id == f"{tmp_path.name}/{found}"
 
 
-@pytest.mark.parametrize("label", ["NaN", "nan", "NAN", "#n/a", "empty", "Unreadable"])
-def test_placeholders_are_compared_without_case(tmp_path, label):
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [("NaN", "empty_label"), ("nan", "empty_label"), ("NAN", "empty_label"), ("#n/a", "empty_label"),
+     ("empty", "placeholder_label"), ("Unreadable", "placeholder_label")],
+)  # fmt: skip
+def test_placeholders_are_compared_without_case(tmp_path, label, reason):
     folder = one_image(tmp_path, f"filename,text\na.png,{label}\n")
     (reject,) = read(folder)
-    assert reject.reason == "placeholder_label" and "data.placeholders=[] keeps such labels" in reject.detail
+    assert reject.reason == reason and "data.placeholders=[] keeps such labels" in reject.detail
     (sample,) = read(folder, placeholders=[])
     assert sample.text == label
 

@@ -3,6 +3,7 @@
 import shutil
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -14,9 +15,10 @@ from components.example_gen.plan import make_plan
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS, assign_split, draw
 from components.transform.settings import TransformConfig
+from htr_client import RequestLog
 from pipeline import cli
 from pipeline.config import load
-from tests.conftest import write_dataset
+from tests.conftest import drawn_image, encode, write_dataset
 
 
 def dataset(folder, writers, rows=60, **columns):
@@ -68,6 +70,57 @@ def test_with_few_writers_images_are_drawn_one_by_one_and_that_is_said(tmp_path,
     assert f"The labels name {writers} writers, too few" in plan.notes[0] and "underestimated" in plan.notes[0]
     found = samples(folder)
     assert {s.writer for s in found if s.split == "eval"} <= {s.writer for s in found if s.split == "train"}
+
+
+def test_only_few_writers_are_called_few(tmp_path):
+    named = dataset(tmp_path / "named", 20)
+    (named / "labels.csv").rename(named / "labels_test.csv")
+    assert not planned(named)[0].notes  # a problem says it
+    first, second, *others = in_training(5)
+    named = [first] * 30 + [second] * 30 + [others[i % 3] for i in range(40)]
+    large = dataset(tmp_path / "large", 1, 100, writer=lambda i: named[i])
+    (note,) = planned(large)[0].notes
+    assert "too few would be left to train on: images are split one by one" in note and "The labels name" not in note
+
+
+def test_writers_whose_names_differ_in_capitals_or_spaces_are_told(tmp_path):
+    names = ["Anna M", "anna m", "Anna  M", "Bert", "Carla", "Dora", "Ede", "Fred"]
+    plan, _ = planned(dataset(tmp_path, 1, 80, writer=lambda i: names[i % 8]))
+    (note,) = [note for note in plan.notes if "capitals" in note]
+    assert note.startswith("Writers whose names differ in capitals or spaces only: 'Anna  M', 'Anna M', 'anna m'. Each")
+
+
+def test_what_a_command_has_added_stays_in_training_where_all_folders_say_train(tmp_path):
+    ours = dataset(tmp_path / "ours", 20, 100)
+    (ours / "labels.csv").rename(ours / "labels_train.csv")
+    added = []
+    for name in ("labelling_model", "guess"):
+        rows = [{"filename": f"{i}.png", "text": "ab", "split": "train", name: "7"} for i in range(60)]
+        added.append(write_dataset(tmp_path / name, rows))
+    for folders, others in (([ours, *added], added), (added, []), ([ours], [])):
+        data = DataConfig(paths=[str(folder) for folder in folders])
+        plan = make_plan(find_tables(data)[0], data)
+        assert plan.splits.in_training == {str(folder) for folder in others}
+        found = {(s.source, s.split) for s in examine_all(data, TransformConfig())}
+        assert {split for source, split in found if source in {folder.name for folder in others}} <= {"train"}
+        assert {split for _, split in found} == set(SPLITS)
+
+
+def test_texts_of_logged_requests_are_a_models(tmp_path):
+    log = RequestLog(tmp_path / "requests", rate=1)
+    for number in range(30):
+        log.offer(encode(drawn_image(120, 40, number)), "ab", 0.9, "htr", 7)
+    log.close()
+    names = dataset(tmp_path / "names", 0)
+    data = DataConfig(paths=[str(names), str(tmp_path / "requests")])
+    (table,) = find_tables(DataConfig(paths=data.paths[1:]))[0]
+    (problem,) = make_plan(find_tables(data)[0], data).problems
+    assert problem.startswith(f"A model wrote 30 texts of {table.name}, a log of requests")
+    assert {s.by_model for s in examine_all(data, TransformConfig()) if s.source == "requests"} == {True}
+    # Where people have corrected them.
+    path = Path(table.path)
+    path.write_text(path.read_text(encoding="utf-8").replace(",htr,7,", ",htr,,"), encoding="utf-8")
+    assert not make_plan(find_tables(data)[0], data).problems
 
 
 def test_a_writer_who_wrote_much_is_not_taken_for_evaluation(tmp_path):

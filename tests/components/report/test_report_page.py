@@ -301,6 +301,18 @@ def test_page_card_and_run_say_that_the_start_has_learnt_from_evaluation_images(
     assert not [f for f in in_words(material(predictions, splits=splits))["findings"] if "leaked" in f["kind"]]
 
 
+def test_run_says_that_evaluation_images_are_among_the_training_images():
+    predictions = table(words(200))
+    images = {b"1": ("x", "data/5.png")}
+    splits = {"train": split_of(words(500), ["t"] * 500, images), "validation": split_of([], []),
+              "eval": split_of(list(predictions["text"]), list(predictions["writer"]), images)}  # fmt: skip
+    run = RunSummary("2026-01-02", [], 1.0, {}, report_folder="")
+    made = in_words(material(predictions, splits=splits))
+    run.__dict__.update(report=made, metrics=contents.metrics(made))
+    (line,) = [line for line in Text().figures(run) if "also among the training images: 1" in line]
+    assert line.startswith("Warning")
+
+
 def test_page_and_card_say_what_a_model_has_labelled():
     counts = {"accepted": {"train": 2000, "validation": 50, "eval": 200}, "rejected": {}, "notes": [],
               "by_model": {"train": 1800}}  # fmt: skip

@@ -71,6 +71,19 @@ def test_what_helps_is_said_once(changed, capsys):
     assert looked(changed(mark), capsys).count("data.placeholders=[] keeps such labels") == 1
 
 
+def test_what_people_say_of_images_without_text_ends_nothing(tmp_path, capsys):
+    def data(name, label):
+        rows = [{"filename": f"{i}.png", "text": label if i % 3 == 0 else f"word{i}"} for i in range(90)]
+        return str(write_dataset(tmp_path / name, rows))
+
+    out = looked(data("reviewed", "Unreadable"), capsys)
+    assert "30 rejected: placeholder_label" in out and "data.max_rejected" not in out
+    # What a program has written for a missing value is a broken export.
+    assert cli.main(["check", "--data", data("exported", "nan")]) == cli.TOO_MANY_REJECTS
+    said = capsys.readouterr()
+    assert "30 of 90 rows would be rejected" in said.err and "programs write 'nan' for an empty field" in said.out
+
+
 def test_swapped_labels_are_named(changed, capsys):
     def swap(rows):
         places = random.Random(1).sample(range(len(rows)), len(rows) // 10)
@@ -272,10 +285,10 @@ def test_texts_by_a_model_count_for_themselves(changed, capsys):
 
     folder = changed(by_row)
     out = " ".join(looked(folder, capsys, "--set", "train.warm_start=none").split())
-    assert "Problem: A model wrote the texts of 2 images for validation (column labelling_model)" in out
+    assert "Problem: A model wrote the texts of 2 images for validation (column labelling_model, in logs" in out
     rows = len((folder / "written_name.csv").read_text(encoding="utf-8").splitlines()) - 1
     assert (
-        f"Note: A model wrote the texts of {rows - 340} of {rows - 40} training images (column labelling_model)" in out
+        f"Note: A model wrote the texts of {rows - 340} of {rows - 40} training images (column labelling_model" in out
     )
     assert "Note: 338 labels are little to learn from" in out
 
