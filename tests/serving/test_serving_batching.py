@@ -18,16 +18,18 @@ NEVER = threading.Event().is_set
 
 
 class Model:
-    """Doubles its input, slowly if told so; notes the size of every run; negative numbers are poison."""
+    """Doubles its input, slowly if told so; notes size and deadline of every run; negative numbers are poison."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.sizes: list[int] = []
+        self.deadlines: list[float | None] = []
         self.seconds = seconds
         self.started = threading.Event()
 
     def __call__(self, feeds, fetches, deadline):
         rows = feeds["x"]
         self.sizes.append(len(rows))
+        self.deadlines.append(deadline)
         self.started.set()
         time.sleep(self.seconds)
         if (rows < 0).any():
@@ -62,6 +64,35 @@ def test_a_lone_call_waits_for_the_timeout_only():
 def test_a_full_batch_does_not_wait():
     model, joined = Model(), batcher(max_batch_size=2, batch_timeout_micros=10_000_000)
     assert call(joined, model, 1, 2).tolist() == [2, 4]
+
+
+def test_a_batch_may_run_as_long_as_its_most_patient_call_allows():
+    model, joined = Model(), batcher(max_batch_size=2, batch_timeout_micros=10_000_000)
+    soon, later = time.monotonic() + 50, time.monotonic() + 500
+    for deadlines in ((soon, later), (later, soon), (soon, None)):
+        for future in [
+            joined.submit("v1", model, {"x": np.ones(1)}, ["double"], deadline, NEVER)[0] for deadline in deadlines
+        ]:
+            future.result()
+    assert model.deadlines == [later, later, None]
+
+
+def test_batches_run_in_the_order_in_which_they_began():
+    """Whatever version they are of: none waits for ever behind another."""
+    all_there, order = threading.Event(), []
+
+    def run(feeds, fetches, deadline):
+        all_there.wait(60)
+        order.append(int(feeds["x"][0]))
+        return [feeds["x"]]
+
+    joined = batcher(max_batch_size=1)
+    versions = ("v1", "v1", "v2", "v1")
+    futures = [joined.submit(v, run, {"x": np.array([i])}, ["x"], None, NEVER)[0] for i, v in enumerate(versions)]
+    all_there.set()
+    for future in futures:
+        future.result()
+    assert order == [0, 1, 2, 3]
 
 
 def test_full_queue():
