@@ -116,6 +116,7 @@ def test_added_writers_move_none_from_training_to_evaluation(tmp_path):
         if set(splits.values()) == set(SPLITS):
             assert not [w for w, split in before.items() if split == "train" and splits[w] == "eval"]
             before = splits
+    assert before, "some have all splits"
 
 
 def test_the_writer_column_can_be_switched_off(tmp_path, capsys):
