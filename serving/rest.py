@@ -6,12 +6,13 @@ Prometheus page. Plain HTTP, as the real one: TLS belongs into a proxy before it
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -174,7 +175,7 @@ class _Handler(http_server.Handler):
                 if length < 0:
                     raise ValueError
                 if length > limit:
-                    self._discard(length)
+                    self._discard([length])
                     raise OverflowError
                 body = self._read(length)
         except OverflowError:
@@ -200,28 +201,32 @@ class _Handler(http_server.Handler):
             length -= len(part)
         return b"".join(parts)
 
-    def _discard(self, length: int) -> None:
+    def _discard(self, lengths: Iterable[int]) -> None:
         # A client that is still sending when the connection closes sees a broken pipe and not the answer.
         self.limit_reading(5)
-        with suppress(TimeoutError):
-            while length > 0 and (part := self.rfile.read1(min(length, 1 << 20))):  # type: ignore[attr-defined]
-                length -= len(part)
+        with suppress(TimeoutError, ValueError):
+            for length in lengths:
+                while length > 0 and (part := self.rfile.read1(min(length, 1 << 20))):  # type: ignore[attr-defined]
+                    length -= len(part)
 
     def _chunks(self, limit: int) -> Iterator[bytes]:
-        total = 0
-        while True:
-            size = int(self.rfile.readline(64).split(b";")[0].strip(), 16)
-            if size < 0:
-                raise ValueError("negative chunk")
+        total, sizes = 0, self._sizes()
+        for size in sizes:
             total += size
             if total > limit:
+                self._discard(itertools.chain([size], sizes))
                 raise OverflowError
-            if not size:
-                while self.rfile.readline(1024).strip():
-                    pass
-                return
             yield self._read(size)
+
+    def _sizes(self) -> Iterator[int]:
+        """Sizes of the chunks of a body; each chunk is to be read before the next size."""
+        while size := int(self.rfile.readline(64).split(b";")[0].strip(), 16):
+            if size < 0:
+                raise ValueError("negative chunk")
+            yield size
             self.rfile.readline(8)
+        while self.rfile.readline(1024).strip():
+            pass
 
     def _refuse(self, status: int, message: str) -> None:
         self.close_connection = True

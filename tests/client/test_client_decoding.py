@@ -36,6 +36,19 @@ def brute_force(log_probs, frames):
     return texts
 
 
+def forward(log_probs, ids):
+    """log P(text) of one row by the CTC forward algorithm on logarithms, which needs no scale for long lines."""
+    blank = log_probs.shape[1] - 1
+    states = np.full(2 * len(ids) + 1, blank)
+    states[1::2] = ids
+    skips = (states != blank) & (states != np.roll(states, 2))
+    alpha = np.where(np.arange(len(states)) == 0, 0.0, -np.inf)
+    for frame in log_probs.astype(float):
+        before = np.pad(alpha, (2, 0), constant_values=-np.inf)
+        alpha = np.logaddexp.reduce([alpha, before[1:-1], np.where(skips, before[:-2], -np.inf)]) + frame[states]
+    return np.logaddexp.reduce(alpha[-2:])
+
+
 @st.composite
 def batches(draw, classes=4, longest=5, most=3):
     """Log-probabilities from flat over peaky to impossible, with rows of different length and rubbish as padding."""
@@ -101,8 +114,9 @@ def test_alignment_is_the_most_probable_path(batch):
             [spans] = align(log_probs[row : row + 1], frames[row : row + 1], [ids])
             assert len(spans) == len(ids)
             path = np.full(frames[row], 3)
-            for i, ((first, end), _) in zip(ids, spans, strict=True):
+            for i, ((first, end), peak) in zip(ids, spans, strict=True):
                 path[first:end] = i
+                assert peak == pytest.approx(math.exp(log_probs[row, first:end, i].max()), rel=1e-5)
             assert collapse(path, 3) == ids
             assert sum(log_probs[row, t, c] for t, c in enumerate(path)) == pytest.approx(score, rel=1e-4, abs=1e-4)
 
@@ -219,35 +233,6 @@ def test_language_model_is_weighed_in(batch, corpus, order, weight, length_bonus
             assert score(result.text, texts[result.text]) == pytest.approx(best, abs=1e-3)
 
 
-@given(
-    st.lists(st.text("abc", max_size=6), min_size=1, max_size=8),
-    st.integers(1, 5),
-    st.integers(1, 3),
-    st.integers(4, 60),
-)
-def test_language_model_stays_a_distribution_when_cut(corpus, order, least, most):
-    alphabet = Alphabet("abcd")
-    found = ngrams.count(corpus, alphabet, order, least_texts=least, most=most)
-    assert len(found) <= most + 1  # the beginning always stays
-    automaton = found.compile(alphabet)
-    states = {automaton.start}
-    for _ in range(order):
-        states |= {automaton.step(state, character)[1] for state in states for character in range(4)}
-    for state in states:
-        probabilities = [math.exp(automaton.step(state, character)[0]) for character in range(5)]
-        assert sum(probabilities) == pytest.approx(1.0, abs=1e-5) and min(probabilities) > 0
-
-
-def test_cut_language_model_keeps_what_shorter_contexts_do_not_tell():
-    # Of any two of a, b and c nothing follows for the next one; "qu" is rarer than they are, and certain.
-    corpus = [*map("".join, itertools.product("abc", repeat=6)), *["aqub"] * 20]
-    alphabet = Alphabet("abcqu")
-    found = ngrams.count(corpus, alphabet, 3, most=12)
-    automaton = found.compile(alphabet)
-    after_q = automaton.step(0, alphabet.encode("q")[0])[1]
-    assert math.exp(automaton.step(after_q, alphabet.encode("u")[0])[0]) > 0.8
-
-
 @pytest.mark.parametrize(
     "decoder",
     [
@@ -320,6 +305,20 @@ def test_what_does_not_fit_is_refused(log_probs, frames):
             decoder.decode(log_probs, frames, AB)
 
 
+@pytest.mark.parametrize("spread", [0.3, 8.0])
+def test_probability_of_long_lines(spread):
+    """Rows that end before, on and after the frames where the scale is moved."""
+    frames = np.array([15, 16, 17, 33, 240])
+    logits = np.random.default_rng(0).normal(size=(5, 240, 4)) * spread + [0, 0, 0, 3]
+    log_probs = (logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))).astype(np.float32)
+    rows = [log_probs[row, :valid] for row, valid in enumerate(frames)]
+    for ids in ([], [0], [0, 1], [1, 1, 2]):
+        expected = [forward(row, ids) for row in rows]
+        np.testing.assert_allclose(log_posteriors(log_probs, frames, [ids] * 5), expected, rtol=1e-6)
+    for result, row in zip(BestPath().decode(log_probs, frames, AB), rows, strict=True):
+        assert math.log(result.confidence) == pytest.approx(forward(row, AB.encode(result.text)), rel=1e-5)
+
+
 def test_long_and_improbable_lines_do_not_underflow():
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(2, 800, 100)).astype(np.float32)
@@ -331,6 +330,21 @@ def test_long_and_improbable_lines_do_not_underflow():
     assert np.isfinite(found).all() and (found < -800).all()
     for result in PrefixBeamSearch(2, candidates=2).decode(log_probs, frames, alphabet):
         assert len(result.text) > 300 and 0 <= result.confidence < 1e-300
+
+
+def test_a_strict_lexicon_keeps_improbable_classes():
+    log_probs = np.array([[[-0.001, -8, -12, -9], [-0.001, -9, -12, -8]]], np.float32)  # looks like "a"
+    assert PrefixBeamSearch(lexicon=Lexicon(["ab"])).decode(log_probs, np.array([2]), AB)[0].text == "ab"
+
+
+def test_a_rare_word_that_turns_out_to_be_another_is_kept():
+    """The start of "aa" costs 16 until "abc" is known to be none of the lexicon's words, which costs 3."""
+    lexicon = Lexicon({"aa": 1, "b": 10**7}, unknown=-3.0, weight=1.0)
+    log_probs = np.full((1, 3, 5), -30.0, np.float32)  # of a, b, c, space and blank
+    log_probs[0, 0, :2] = 0, -7
+    log_probs[0, 1, [1, 3]] = -2.8, -0.06
+    log_probs[0, 2, 2] = 0
+    assert PrefixBeamSearch(lexicon=lexicon).decode(log_probs, np.array([3]), Alphabet("abc "))[0].text == "abc"
 
 
 def test_a_lexicon_that_lets_nothing_end_gives_the_empty_text():

@@ -1,6 +1,7 @@
 """The language model of a version: its bytes, and how clients get it from servers new and old."""
 
 import gc
+import itertools
 import json
 import math
 import weakref
@@ -54,6 +55,35 @@ def test_bytes_hold_the_same_model_for_any_order_of_the_characters(corpus, order
     for text in texts:
         exact = automaton_scores(learnt.compile(Alphabet("abcé ")), Alphabet("abcé "), text)
         np.testing.assert_allclose(automaton_scores(read.compile(alphabet), alphabet, text), exact, atol=order / 16)
+
+
+@given(
+    st.lists(st.text("abc", max_size=6), min_size=1, max_size=8),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(4, 60),
+)
+def test_language_model_stays_a_distribution_when_cut(corpus, order, least, most):
+    alphabet = Alphabet("abcd")
+    found = ngrams.count(corpus, alphabet, order, least_texts=least, most=most)
+    assert len(found) <= most + 1  # the beginning always stays
+    automaton = found.compile(alphabet)
+    states = {automaton.start}
+    for _ in range(order):
+        states |= {automaton.step(state, character)[1] for state in states for character in range(4)}
+    for state in states:
+        probabilities = [math.exp(automaton.step(state, character)[0]) for character in range(5)]
+        assert sum(probabilities) == pytest.approx(1.0, abs=1e-5) and min(probabilities) > 0
+
+
+def test_cut_language_model_keeps_what_shorter_contexts_do_not_tell():
+    # Of any two of a, b and c nothing follows for the next one; "qu" is rarer than they are, and certain.
+    corpus = [*map("".join, itertools.product("abc", repeat=6)), *["aqub"] * 20]
+    alphabet = Alphabet("abcqu")
+    found = ngrams.count(corpus, alphabet, 3, most=12)
+    automaton = found.compile(alphabet)
+    after_q = automaton.step(0, alphabet.encode("q")[0])[1]
+    assert math.exp(automaton.step(after_q, alphabet.encode("u")[0])[0]) > 0.8
 
 
 def test_format_as_documented():

@@ -103,8 +103,8 @@ def test_rate_is_the_share_that_is_logged(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
-def test_full_queue_drops_and_counts_and_never_waits(tmp_path):
-    log = RequestLog(tmp_path, rate=1, queue_size=4)
+def test_full_queue_drops_and_counts_and_never_waits(tmp_path, caplog):
+    log = RequestLog(tmp_path, rate=1, queue_size=4, max_bytes=140_000_000)
     slowest = 0.0
     for _ in range(3000):
         began = time.perf_counter()
@@ -114,6 +114,7 @@ def test_full_queue_drops_and_counts_and_never_waits(tmp_path):
     seen, written, dropped, failed = log.counts
     assert dropped > 0 and seen == 3000 == written + dropped and failed == 0
     assert len(rows(tmp_path)) == written
+    assert not [record for record in caplog.records if "max_bytes" in record.getMessage()], "what is dropped takes none"
     assert slowest < 1  # a thread may wait for the processor, but none for the disk
 
 

@@ -90,6 +90,29 @@ def test_a_server_that_takes_smaller_batches(client, server):
     assert max(server.model.batches) == 8
 
 
+def test_of_two_servers_the_smaller_limit_of_a_batch_counts(kind, server):
+    """Here the one with the larger limit refuses its batch when the other limit has been learnt."""
+    answer, both, learnt = server.model.predict, threading.Barrier(2), threading.Event()
+    limits = iter([4, 8])
+
+    def predict(request, context):
+        count = len(request.inputs["image_bytes"].string_val)
+        if count == 16:
+            both.wait(60)
+            limit = next(limits)
+            assert limit == 4 or learnt.wait(60)
+            context.abort(Code.INVALID_ARGUMENT, f"Task size 16 is larger than maximum input batch size {limit}")
+        if count == 4:
+            learnt.set()
+        return answer(request, context)
+
+    server.model.predict = predict
+    with kind(server.address, batch_size=16, in_flight=2) as client:
+        for _ in range(2):
+            assert [result.text for result in client.transcribe_many([png("a")] * 32)] == ["a"] * 32
+    assert set(server.model.batches) == {4}
+
+
 def test_batches_stay_below_the_message_limit(kind, server):
     rng = np.random.default_rng(0)
     noise = [rng.integers(100, 200, (40, 400), np.uint8) for _ in range(40)]  # 16 KB each
@@ -181,6 +204,14 @@ def test_a_single_image_waits_for_the_memory_of_a_server(client, server):
     with pytest.raises(OutOfMemory, match="Send smaller batches") as error:
         client.transcribe(png("a"))
     assert error.value.retryable and isinstance(error.value, ServerBusy)
+
+
+def test_patience_begins_anew_when_a_server_has_refused_an_image(kind, server):
+    """It is there, whatever went before."""
+    busy = (Code.RESOURCE_EXHAUSTED, "OOM when allocating tensor")
+    server.model.failures += [busy, (Code.INVALID_ARGUMENT, "Invalid PNG data"), busy]
+    with kind(server.address, patience=0.05) as client:  # less than the pause after a failure
+        assert [result.text for result in client.transcribe_many([png("a")])] == ["a"]
 
 
 def test_requests_overlap(kind, server):

@@ -62,6 +62,20 @@ def test_a_version_that_only_some_servers_have_yet(kind):
             server.stop()
 
 
+def test_a_version_that_one_of_three_servers_has_which_take_turns_behind_one_address(kind, server):
+    """As many queries after each answer would come to the other two for ever."""
+    answer, turns = server.model.predict, itertools.count()
+
+    def predict(request, context):
+        if next(turns) % 3 and request.model_spec.signature_name != "serving_default":
+            context.abort(Code.NOT_FOUND, "Servable not found for request: Specific(htr, 1)")
+        return answer(request, context)
+
+    server.model.predict = predict
+    with kind(server.address, timeout=3.0) as client:
+        assert client.transcribe(png("a")).text == "a"
+
+
 def test_a_version_that_no_server_knows_for_a_while_is_waited_for(kind, server):
     """It has answered, so that it is there: on a server that the queries do not come to."""
     answer = server.model.predict

@@ -80,6 +80,19 @@ def test_hocr_has_all_texts_in_order(page):
     assert [element.get("title").partition(";")[0] for element in found] == boxes
 
 
+def test_hocr_has_the_places_of_a_line_and_of_its_words():
+    words = (Word("Ceci", (212, 101, 300, 138), 0.5), Word("est", (320, 103, 400, 139), 0.25))
+    polygon = ((210, 100), (590, 102), (588, 160), (211, 139))
+    line = Line("Ceci est", ((220, 126), (520, 156)), polygon, 0.75, words)
+    root = ElementTree.fromstring(pages.write(Page("a.png", 600, 800, (line,)), "hocr"))
+    found = [one.get("title") for one in root.iter() if one.get("class") in ("ocr_line", "ocrx_word")]
+    assert found == [
+        "bbox 210 100 590 160; baseline 0.1000 -35; x_wconf 75; poly 210 100 590 102 588 160 211 139",
+        "bbox 212 101 300 138; x_wconf 50",
+        "bbox 320 103 400 139; x_wconf 25",
+    ]
+
+
 def test_a_line_with_nothing_but_words_has_their_box():
     line = Line("two words", words=(Word("two", (10, 12, 50, 30)), Word("words", (60, 10, 99, 28))))
     assert line.box == (10, 10, 99, 30)
@@ -232,8 +245,19 @@ def test_a_word_without_points_is_still_part_of_the_text():
         for text, points in (("one", "1,1 2,2"), ("two", ""), ("", "2,2 3,3"), ("three", "3,3 4,4"))
     )
     body = f'<PcGts><Page><TextRegion id="r"><TextLine id="l">{words}</TextLine></TextRegion></Page></PcGts>'
-    (line,) = pages.read(body.encode()).lines
-    assert (line.text, line.words) == ("one two three", ())
+    strings = '<String HPOS="1" VPOS="1" WIDTH="9" HEIGHT="9" CONTENT="one"/><String CONTENT="two three"/>'
+    for data in (body.encode(), alto(4, f"<TextBlock><TextLine>{strings}</TextLine></TextBlock>")):
+        (line,) = pages.read(data).lines
+        assert (line.text, line.words) == ("one two three", ())
+
+
+@pytest.mark.parametrize(("text", "confidence"), [("Handschrift", 0.9), ("Handschnitt", None)])
+def test_the_confidence_of_a_page_xml_line_stays_where_letters_were_not_corrected(text, confidence):
+    equiv, coords = "<TextEquiv{}><Unicode>{}</Unicode></TextEquiv>", '<Coords points="1,1 2,2"/>'
+    words = "".join(f"<Word>{coords}{equiv.format('', word)}</Word>" for word in ("Hand", "schrift"))
+    line = f"""<TextLine id="l">{words}{equiv.format(' conf="0.9"', text)}</TextLine>"""
+    (line,) = pages.read(f'<PcGts><Page><TextRegion id="r">{line}</TextRegion></Page></PcGts>'.encode()).lines
+    assert (line.text, line.confidence, line.words) == (text, confidence, ())
 
 
 def test_page_xml_of_2010_has_an_element_for_each_point():

@@ -36,8 +36,13 @@ def transcription(image, text, error=None):
 def test_text_words_and_their_boxes_in_reading_order():
     page = page_of([(100, 500, y) for y in ROWS])
     texts = iter(["one two", "three", "fo ur"])
-    read = read_page(page, find_bars, lambda cut: [transcription(one, next(texts)) for one in cut], "page.png")
-    assert (read.image, read.width, read.height) == ("page.png", WIDTH, HEIGHT)
+    versions = iter([7, 8, 7])  # while another one was deployed
+
+    def recognise(cut):
+        return [replace(transcription(one, next(texts)), version=next(versions)) for one in cut]
+
+    read = read_page(page, find_bars, recognise, "page.png")
+    assert (read.image, read.width, read.height, read.model_version) == ("page.png", WIDTH, HEIGHT, 8)
     assert read.text == "one two\nthree\nfo ur"
     for line, bottom in zip(read.lines, ROWS, strict=True):
         assert line.confidence == 0.8
@@ -139,6 +144,16 @@ def test_a_page_that_only_looks_clearer_upside_down_stays_as_it_is(recognise):
     page = pale_at_the_left([(100, 800, 550), (100, 500, 650)])
     found = find_page(page, unsure_below, recognise=recognise)
     assert len(found.lines) == 2 and all(line.baseline[0][0] < line.baseline[-1][0] for line in found.lines)
+
+
+def test_a_recogniser_is_as_sure_of_a_long_line_as_of_its_characters():
+    def recognise(images):
+        asked.extend(images)
+        return [replace(transcription(one, "many characters"), confidence=0.1) for one in images]
+
+    asked = []
+    find_page(pale_at_the_left([(100, 800, 550), (100, 500, 650)]), unsure_below, recognise=recognise)
+    assert len(asked) == 2, "the other way up is not tried"
 
 
 @pytest.mark.parametrize(("quarters", "along"), [(0, (1, 0)), (1, (0, -1)), (2, (-1, 0)), (3, (0, 1))])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from htr_client import pages
 from htr_client.pages.model import Line, Page
-from htr_client.pages.reading_order import in_reading_order
+from htr_client.pages.reading_order import in_reading_order, with_columns
 from htr_client.pages.vectorising import find_lines
 
 SCALE = 0.5  # cells for a pixel
@@ -19,17 +19,17 @@ WIDTH, HEIGHT = 800, 1000
 ABOVE, BELOW = 22, 8  # a body about its baseline, in pixels
 
 
-def draw_maps(baselines, above=ABOVE, below=BELOW, ends=True):
+def draw_maps(baselines, above=ABOVE, below=BELOW, ends=True, scale=SCALE):
     """Maps as a network would answer them: soft ones, of baselines in pixels."""
-    maps = np.zeros((3, round(HEIGHT * SCALE), round(WIDTH * SCALE)), np.uint8)
+    maps = np.zeros((3, round(HEIGHT * scale), round(WIDTH * scale)), np.uint8)
     for baseline in baselines:
         course = np.array(baseline, np.float64)
-        cells = np.rint(((course + 0.5) * SCALE - 0.5) * 16).astype(np.int32)
+        cells = np.rint(((course + 0.5) * scale - 0.5) * 16).astype(np.int32)
         cv2.polylines(maps[0], [cells], False, 255, 3, shift=4)
-        outline = np.concatenate([course - np.array([0, above]), (course + np.array([0, below]))[::-1]]) * SCALE
+        outline = np.concatenate([course - np.array([0, above]), (course + np.array([0, below]))[::-1]]) * scale
         cv2.fillPoly(maps[1], [np.rint(outline).astype(np.int32)], 255)
-        for x, y in course[[0, -1]] * SCALE if ends else ():
-            cv2.line(maps[2], (round(x), round(y - 0.5 * above * SCALE)), (round(x), round(y)), 255, 3)
+        for x, y in course[[0, -1]] * scale if ends else ():
+            cv2.line(maps[2], (round(x), round(y - 0.5 * above * scale)), (round(x), round(y)), 255, 3)
     return cv2.GaussianBlur(np.moveaxis(maps, 0, -1), (5, 5), 0.8)
 
 
@@ -49,11 +49,11 @@ def distance(line, baseline):
     return np.abs(np.interp(places, x, y) - np.interp(places, drawn_x, drawn_y)).max()
 
 
-def assert_same(lines, baselines, reach=8):
-    """The lines are these baselines in this order, to within two pixels, and to within some at their ends."""
+def assert_same(lines, baselines, reach=8, above_or_below=2):
+    """The lines are these baselines in this order, to within some pixels, and to within more at their ends."""
     assert len(lines) == len(baselines)
     for line, baseline in zip(lines, baselines, strict=True):
-        assert distance(line, baseline) <= 2
+        assert distance(line, baseline) <= above_or_below
         assert abs(line.baseline[0][0] - baseline[0][0]) <= reach
         assert abs(line.baseline[-1][0] - baseline[-1][0]) <= reach
 
@@ -88,6 +88,17 @@ def test_the_polygon_is_the_body():
     left, top, right, bottom = line.box
     assert abs(top - (400 - ABOVE)) <= 3 and abs(bottom - (400 + BELOW)) <= 3
     assert abs(left - 100) <= 6 and abs(right - 700) <= 6
+
+
+def test_lines_lie_in_the_middle_of_their_cells():
+    """At 8 pixels a cell, at all heights within one: half a cell too far up or to the left would be 3.5 pixels."""
+    baselines = [straight(100, 700, 150 + 101 * row) for row in range(8)]
+    maps = draw_maps(baselines, above=64, below=24, scale=1 / 8)
+    lines, mirrored = (find_lines(each, 1 / 8, WIDTH, HEIGHT) for each in (maps, maps[:, ::-1]))
+    assert_same(lines, baselines, above_or_below=4, reach=24)
+    assert abs(np.mean([line.baseline[0][1] - y for line, ((_, y), _) in zip(lines, baselines, strict=True)])) < 1
+    for line, other in zip(lines, mirrored, strict=True):
+        assert abs(line.baseline[0][0] - (WIDTH - 1 - other.baseline[-1][0])) <= 1
 
 
 def test_close_lines_whose_bodies_touch_stay_apart():
@@ -183,6 +194,20 @@ def test_columns_of_different_numbers_of_lines_below_a_heading(left, right):
 def test_a_date_on_the_right_and_a_salutation_on_the_left_are_no_columns():
     order = [straight(480, 740, 80), straight(60, 300, 130), *(straight(60, 740, y) for y in range(180, 700, 45))]
     assert_same(found(order), order)
+
+
+def test_gaps_in_two_of_ten_lines_are_no_gutter():
+    rows = [[(60, 380), (420, 740)] if row in (3, 4) else [(60, 740)] for row in range(10)]
+    lines = [Line(baseline=straight(*ends, 100 + 50 * row)) for row, parts in enumerate(rows) for ends in parts]
+    assert with_columns(lines[::-1]) == tuple(lines)
+
+
+def test_lines_above_each_other_are_no_row_however_close_they_are():
+    upper, lower = (
+        Line(baseline=straight(left, left + 500, y), polygon=((left, y - 40), (left + 500, y - 40), (left + 500, y)))
+        for left, y in ((200, 100), (100, 108))
+    )
+    assert in_reading_order([lower, upper]) == (upper, lower)
 
 
 def test_a_register_of_hundreds_of_lines_is_sorted_in_no_time():

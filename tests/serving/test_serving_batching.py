@@ -13,23 +13,27 @@ from serving import protos
 from serving.batching import Batcher, BatchingOptions, call_size
 from serving.metrics import Metrics
 from serving.status import Code, ServingError
+from tests.conftest import until
 
 NEVER = threading.Event().is_set
 
 
 class Model:
-    """Doubles its input, slowly if told so; notes the size of every run; negative numbers are poison."""
+    """Doubles its input, once it may go; notes size and deadline of every run; negative numbers are poison."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, held: bool = False) -> None:
         self.sizes: list[int] = []
-        self.seconds = seconds
-        self.started = threading.Event()
+        self.deadlines: list[float | None] = []
+        self.started, self.go = threading.Event(), threading.Event()
+        if not held:
+            self.go.set()
 
     def __call__(self, feeds, fetches, deadline):
         rows = feeds["x"]
         self.sizes.append(len(rows))
+        self.deadlines.append(deadline)
         self.started.set()
-        time.sleep(self.seconds)
+        assert self.go.wait(60)
         if (rows < 0).any():
             raise ServingError(Code.INVALID_ARGUMENT, "poison")
         return [rows * 2 if name == "double" else rows.sum() for name in fetches]
@@ -44,19 +48,32 @@ def call(joined: Batcher, model: Model, *values: float, deadline=None, abandoned
     return joined.run("v1", model, {"x": array}, [fetch], deadline, abandoned)[0]
 
 
-def test_concurrent_calls_run_as_one_and_get_their_own_rows():
-    model, joined = Model(0.05), batcher(max_batch_size=8, batch_timeout_micros=1000)
+def submit(joined: Batcher, model: Model, *values: float, deadline=None, abandoned=NEVER):
+    """The future of a call, which is queued when this returns."""
+    array = np.array(values, dtype=np.float32)
+    return joined.submit("v1", model, {"x": array}, ["double"], deadline, abandoned)[0]
+
+
+def test_calls_that_wait_run_as_one_and_get_their_own_rows():
+    model, joined = Model(held=True), batcher(max_batch_size=8)
+    futures = [submit(joined, model, value, value + 0.5) for value in range(9)]
+    model.go.set()
+    assert [future.result()[0].tolist() for future in futures] == [[2.0 * value, 2.0 * value + 1] for value in range(9)]
+    assert max(model.sizes) == 8 and sum(model.sizes) == 18 and len(model.sizes) <= 4
+
+
+def test_concurrent_calls_get_their_own_rows():
+    model, joined = Model(), batcher(max_batch_size=8)
     with ThreadPoolExecutor(9) as pool:
         results = list(pool.map(lambda value: call(joined, model, value, value + 0.5).tolist(), range(9)))
     assert results == [[2.0 * value, 2.0 * value + 1] for value in range(9)]
-    assert max(model.sizes) == 8 and len(model.sizes) < 9
 
 
 def test_a_lone_call_waits_for_the_timeout_only():
     model, joined = Model(), batcher(max_batch_size=8, batch_timeout_micros=100_000)
     started = time.monotonic()
     call(joined, model, 1)
-    assert 0.09 < time.monotonic() - started < 0.5
+    assert 0.09 < time.monotonic() - started < 10
 
 
 def test_a_full_batch_does_not_wait():
@@ -64,20 +81,44 @@ def test_a_full_batch_does_not_wait():
     assert call(joined, model, 1, 2).tolist() == [2, 4]
 
 
+def test_a_batch_may_run_as_long_as_its_most_patient_call_allows():
+    model, joined = Model(), batcher(max_batch_size=2, batch_timeout_micros=10_000_000)
+    soon, later = time.monotonic() + 50, time.monotonic() + 500
+    for deadlines in ((soon, later), (later, soon), (soon, None)):
+        for future in [submit(joined, model, 1, deadline=deadline) for deadline in deadlines]:
+            future.result()
+    assert model.deadlines == [later, later, None]
+
+
+def test_batches_run_in_the_order_in_which_they_began():
+    """Whatever version they are of: none waits for ever behind another."""
+    all_there, order = threading.Event(), []
+
+    def run(feeds, fetches, deadline):
+        all_there.wait(60)
+        order.append(int(feeds["x"][0]))
+        return [feeds["x"]]
+
+    joined = batcher(max_batch_size=1)
+    versions = ("v1", "v1", "v2", "v1")
+    futures = [joined.submit(v, run, {"x": np.array([i])}, ["x"], None, NEVER)[0] for i, v in enumerate(versions)]
+    all_there.set()
+    for future in futures:
+        future.result()
+    assert order == [0, 1, 2, 3]
+
+
 def test_full_queue():
-    model, joined = Model(0.3), batcher(max_batch_size=2, max_enqueued_batches=2)
-    with ThreadPoolExecutor(8) as pool:
-        first = pool.submit(call, joined, model, 1, 1)
-        model.started.wait()
-        waiting = [pool.submit(call, joined, model, 2, 2) for _ in range(2)]
-        time.sleep(0.05)
-        started = time.monotonic()
-        with pytest.raises(ServingError) as failure:
-            call(joined, model, 3, 3)
-        assert time.monotonic() - started < 0.1
-        assert failure.value.code == Code.UNAVAILABLE
-        assert failure.value.message.endswith("currently 2 batches enqueued and max_enqueued_batches is 2")
-        assert all(len(future.result()) == 2 for future in [first, *waiting])
+    model, joined = Model(held=True), batcher(max_batch_size=2, max_enqueued_batches=2)
+    first = submit(joined, model, 1, 1)
+    model.started.wait()
+    waiting = [submit(joined, model, 2, 2) for _ in range(2)]
+    with pytest.raises(ServingError) as failure:
+        call(joined, model, 3, 3)
+    assert failure.value.code == Code.UNAVAILABLE
+    assert failure.value.message.endswith("currently 2 batches enqueued and max_enqueued_batches is 2")
+    model.go.set()
+    assert all(len(future.result()[0]) == 2 for future in [first, *waiting])
     assert call(joined, model, 1).tolist() == [2]
 
 
@@ -102,41 +143,37 @@ def test_padding_to_an_allowed_size():
 
 
 def test_poison_fails_alone():
-    model, joined = Model(0.05), batcher(max_batch_size=8, batch_timeout_micros=50_000)
+    model, joined = Model(), batcher(max_batch_size=4, batch_timeout_micros=10_000_000)
     values = [1.0, 2.0, -1.0, 3.0]
-    with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(call, joined, model, value) for value in values]
+    futures = [submit(joined, model, value) for value in values]
     for value, future in zip(values, futures, strict=True):
         if value < 0:
             assert isinstance(future.exception(), ServingError) and future.exception().message == "poison"
         else:
-            assert future.result().tolist() == [2 * value]
+            assert future.result()[0].tolist() == [2 * value]
     assert model.sizes[0] == 4
 
 
 def test_poison_fails_all_as_in_the_real_server_when_switched_off():
-    model, joined = Model(), batcher(max_batch_size=2, batch_timeout_micros=100_000, isolate_failures=False)
-    with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(call, joined, model, value) for value in (1.0, -1.0)]
+    model, joined = Model(), batcher(max_batch_size=2, batch_timeout_micros=10_000_000, isolate_failures=False)
+    futures = [submit(joined, model, value) for value in (1.0, -1.0)]
     assert all(future.exception() is not None for future in futures)
     assert model.sizes == [2]
 
 
 def test_expired_and_abandoned_calls_cost_nothing():
-    model, joined = Model(0.2), batcher(max_batch_size=1)
+    model, joined = Model(held=True), batcher(max_batch_size=1)
     gone = threading.Event()
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(call, joined, model, 1)
-        model.started.wait()
-        late = pool.submit(call, joined, model, 2, deadline=time.monotonic() + 0.05)
-        left = pool.submit(call, joined, model, 3, abandoned=gone.is_set)
-        gone.set()
-        started = time.monotonic()
-        assert late.exception().code == Code.DEADLINE_EXCEEDED
-        assert time.monotonic() - started < 0.15  # it does not wait for the run before it
-        assert left.exception().code == Code.CANCELLED
-        assert first.result().tolist() == [2]
-    time.sleep(0.05)
+    first = submit(joined, model, 1)
+    model.started.wait()
+    with pytest.raises(ServingError) as late:  # it does not wait for the run before it
+        call(joined, model, 2, deadline=time.monotonic() + 0.05)
+    assert late.value.code == Code.DEADLINE_EXCEEDED
+    left = submit(joined, model, 3, abandoned=gone.is_set)
+    gone.set()
+    model.go.set()
+    assert left.exception().code == Code.CANCELLED
+    assert first.result()[0].tolist() == [2]
     assert model.sizes == [1]
 
 
@@ -161,16 +198,31 @@ def test_output_without_batch_dimension():
     assert failure.value.code == Code.FAILED_PRECONDITION
 
 
-def test_stop_finishes_what_is_queued():
-    model, joined = Model(0.1), batcher(max_batch_size=1)
-    with ThreadPoolExecutor(3) as pool:
-        futures = [pool.submit(call, joined, model, value) for value in range(3)]
-        model.started.wait()
-        time.sleep(0.02)
-        joined.stop()
-        assert [future.result().tolist() for future in futures] == [[0], [2], [4]]
-    with pytest.raises(ServingError, match=r"^UNAVAILABLE: the server is shutting down"):
-        call(joined, model, 1)
+def test_stop_finishes_what_is_queued_and_takes_no_more():
+    model, joined = Model(held=True), batcher(max_batch_size=1, max_enqueued_batches=10_000)
+    futures = [submit(joined, model, 1) for _ in range(3)]
+
+    def is_stopping() -> bool:
+        try:
+            futures.append(submit(joined, model, 1))
+        except ServingError as error:
+            return error.code == Code.UNAVAILABLE and error.message == "the server is shutting down"
+        return False
+
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(joined.stop)
+        until(is_stopping)
+        assert not stopped.done()
+        model.go.set()
+        stopped.result()
+    assert all(future.result(0)[0].tolist() == [2] for future in futures)
+
+
+def test_stop_waits_for_no_more_calls():
+    model, joined = Model(), batcher(max_batch_size=2, batch_timeout_micros=600_000_000)
+    future = submit(joined, model, 1)
+    joined.stop()
+    assert future.result(0)[0].tolist() == [2]
 
 
 @pytest.mark.parametrize(("feeds", "message"), [

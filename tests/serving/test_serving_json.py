@@ -92,6 +92,7 @@ ONE = {"x": 1, "y": 1}
 
 @pytest.mark.parametrize(("document", "types", "message"), [
     ({"instances": [{"image_bytes": {"b64": 1}}]}, STRINGS, "not formatted correctly for base64 data"),
+    ({"instances": [{"b64": "YQ="}]}, STRINGS, "Unable to base64 decode"),
     ({"instances": [{"x": {"b64": "YQ"}, "y": 1}]}, FLOATS, "Type: Object is not of expected type: float"),
     ({"instances": [{"x": "a", "y": 1}]}, FLOATS, "Type: String is not of expected type: float"),
     ({"inputs": {"x": 1 << 1024, "y": 1}}, FLOATS, "Type: Number is not of expected type: float"),
@@ -127,6 +128,11 @@ def test_types_that_json_does_not_have():
 def test_answers_without_common_rows_are_no_predictions(outputs, message):
     with pytest.raises(ServingError, match=f"^INVALID_ARGUMENT: {message}"):
         rest_json.prediction_json(Prediction("htr", 1, "serving_default", outputs), row_format=True)
+
+
+def test_floats_are_written_with_no_more_digits_than_they_have():
+    answer = rest_json.prediction_json(Prediction("htr", 1, "serving_default", {"a": np.float32([0.1, 1e-8])}), True)
+    assert json.dumps(answer) == '{"predictions": [0.1, 1e-08]}'
 
 
 @given(st.lists(st.binary(max_size=30), min_size=1, max_size=5))

@@ -91,12 +91,13 @@ def test_an_old_version_ends_only_after_its_last_request(base, toy_model):
     slow = toy.predict_request({"rounds": [3000]}, "burn")
     with serve(base) as server, Client(server.address) as client:
         future = client.prediction.Predict.future(slow, timeout=60)
-        time.sleep(0.1)
-        toy.push(toy_model, base, 2)
-        client.wait_state(2, AVAILABLE)
-        if not future.done():
+        with server.manager.use(slow.model_spec):  # as a request that lasts until the new version is there
+            version = server.manager.versions.serving["htr"][1]
+            until(lambda: version.requests == 2)
+            toy.push(toy_model, base, 2)
+            client.wait_state(2, AVAILABLE)
+            assert future.result().model_spec.version.value == 1
             assert client.states()[1] == UNLOADING
-        assert future.result().model_spec.version.value == 1
         client.wait_state(1, END)
 
 

@@ -26,7 +26,7 @@ ENDED = b'{"error": "the server is shutting down"}'
 
 @pytest.fixture(scope="module")
 def server(base):
-    with EmbeddedServer(model_base_path=str(base), **FAST, rest_api_port=-1) as started:
+    with EmbeddedServer(model_base_path=str(base), **FAST, rest_api_port=-1, max_request_bytes=10_000) as started:
         yield started
 
 
@@ -64,6 +64,17 @@ def test_without_a_time_limit_a_request_waits_for_a_rest_thread(base):
         slots.acquire()
         threading.Timer(0.5, slots.release).start()
         assert rest(server, "POST", PREDICT, body)[0] == 200
+
+
+def test_a_client_that_still_sends_chunks_hears_that_they_are_too_many(server):
+    status, data = rest(server, "POST", PREDICT, iter([bytes(1000)] * 20_000))
+    assert status == 413 and b"larger than max (10000)" in data
+
+
+def test_a_label_in_a_path_may_be_quoted(server):
+    body = json.dumps({"signature_name": "burn", "inputs": [1]})
+    status, data = rest(server, "POST", "/v1/models/htr/labels/a%20b:predict", body)
+    assert status == 400 and b"label: a b" in data
 
 
 @pytest.mark.parametrize(

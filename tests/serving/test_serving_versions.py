@@ -140,6 +140,24 @@ def test_policies(base, make):
         answers(specific, number=2)
 
 
+def test_as_many_versions_load_at_a_time_as_there_are_threads_for_it(base, make, monkeypatch):
+    loading, at_a_time = set(), []
+
+    class Noted(FakeModel):
+        def __init__(self, path, options) -> None:
+            loading.add(path)
+            at_a_time.append(len(loading))
+            super().__init__(path, options)
+            loading.discard(path)
+
+    monkeypatch.setattr(loaded_versions, "LoadedModel", Noted)
+    for number in (1, 2, 3):
+        push(base, number, "slow")
+    manager = make(Policy("all"), num_load_threads=1)
+    until(lambda: manager.versions.available("m") == [3, 2, 1])
+    assert at_a_time == [1, 1, 1]
+
+
 def test_a_fallback_is_served_until_there_is_a_version_of_its_own(base, make):
     fallback = base.with_name("fallback")
     push(fallback, 5)

@@ -141,6 +141,7 @@ def test_second_run_does_only_what_is_new_or_changed(transcribe, folder, tmp_pat
     (tmp_path / "out" / "b" / "empty.xml").unlink()
     outcome = transcribe("out", format_="page")
     assert (outcome.new, outcome.errors, outcome.incomplete) == (4, 2, {"no_lines": 2})
+    assert (outcome.pages, outcome.lines) == (5, 7)
     assert (outcome.kept, outcome.deleted) == (0, 2)
     after = files(tmp_path / "out")
     assert set(after) == {"1.xml", "1.jpg.xml", "b/empty.xml", "caf\udce9.xml", "new.xml"}

@@ -230,13 +230,12 @@ def test_csv_holds_the_same(folder, model, tmp_path):
 def test_suspicions_are_in_the_table_but_not_in_one_that_an_earlier_release_has_begun(model, tmp_path):
     folder, output = tmp_path / "in", tmp_path / "texts.csv"
     folder.mkdir()
-    for name, image in (
-        ("empty", np.full((30, 90), 250, np.uint8)), ("line", drawn_image(90, 30)), ("page", drawn_image(300, 400))
-    ):  # fmt: skip
-        (folder / f"{name}.png").write_bytes(encode(image))
-    for new in (3, 0):
+    suspects = {"empty": np.full((30, 90), 250, np.uint8), "page": drawn_image(300, 400)}
+    for added in (suspects, {"line": drawn_image(90, 30)}, {}):
+        for name, image in added.items():
+            (folder / f"{name}.png").write_bytes(encode(image))
         outcome = transcribe(str(folder), str(output), model, LOCAL)
-        assert (outcome.new, outcome.suspicions) == (new, {"blank": 1, "page_like": 1})
+        assert (outcome.new, outcome.suspicions) == (len(added), {"blank": 1, "page_like": 1})
     found = texts(output)
     assert [found[f"{name}.png"]["suspicions"] for name in ("empty", "line", "page")] == ["blank", "", "page_like"]
     assert (found["empty.png"]["text"], float(found["empty.png"]["confidence"])) == ("", 0.0)
@@ -286,6 +285,14 @@ def test_second_run_does_only_what_is_new_or_changed(folder, model, tmp_path):
     assert contents(fresh) == contents(output)
 
 
+def test_images_that_were_too_large_are_tried_again_and_damaged_ones_are_not(folder, model, tmp_path):
+    outcomes = [
+        batch.transcribe(str(folder), str(tmp_path / "texts.csv"), Transcriber(model, max_pixels=limit), LOCAL)
+        for limit in (100 * 30, 10**6, 10**6)
+    ]
+    assert [(outcome.new, outcome.errors) for outcome in outcomes] == [(IMAGES + 1, 2 + 19), (19, 2), (0, 2)]
+
+
 def test_an_archive_that_has_outgrown_its_shards_is_told_of(model, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     for images, told in ((1, False), (10, False), (11, True)):
@@ -306,6 +313,8 @@ def test_results_of_two_models_or_inputs_are_not_mixed(folder, model, tmp_path):
         transcribe(str(folder), str(output), other, LOCAL)
     with pytest.raises(BatchError, match="begun for the images in"):
         transcribe(str(folder / "a"), str(output), model, LOCAL)
+    with pytest.raises(BatchError, match="too, but another --decoder, --lm or --bfloat16"):
+        batch.transcribe(str(folder), str(output), Transcriber(model, bfloat16=True), LOCAL)
     copy = shutil.copytree(model, tmp_path / "3")
     assert transcribe(str(folder), str(output), str(copy), LOCAL).new == 0
     shutil.rmtree(copy)

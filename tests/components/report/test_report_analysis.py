@@ -92,6 +92,18 @@ def test_slices_find_the_hard_writer_and_cover_every_image():
     assert len(even) > 20 and sum(row["worse"] for row in even) <= 2  # by chance
 
 
+def test_the_slice_that_costs_most_stands_first():
+    """Not the largest one, which is as good as all are, nor the worst one, which is small."""
+    writers = {"usual": (400, 0.1), "worst": (5, 1.0), "costly": (100, 0.3)}
+    predictions = table(["a" * 10] * 505, rate=0).drop(columns=list(analysis.COUNT_COLUMNS))
+    predictions["writer"] = [name for name, (images, _) in writers.items() for _ in range(images)]
+    wrong = [int(10 * writers[name][1]) for name in predictions["writer"]]
+    predictions["prediction"] = ["b" * number + "a" * (10 - number) for number in wrong]
+    found = analysis.slices(analysis.count_edits(predictions, compared=False), 0.95)
+    (rows,) = [group["rows"] for group in found if group["name"] == "writer"]
+    assert [row["value"] for row in rows] == ["costly", "worst", "usual"]
+
+
 def test_calibration_sees_confidence_that_is_too_high():
     source = np.random.default_rng(0)
     predictions = table(words(3000), rate=0)

@@ -338,6 +338,8 @@ def test_page_and_card_say_what_the_interval_is_over():
     predictions = analysis.count_edits(predictions.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
     made = in_words(material(predictions))
     assert made["writer_range"] == (0.0, 1.0)
+    unnamed = predictions.assign(writer=predictions["writer"].replace("w3", ""))
+    assert in_words(material(unnamed))["writer_range"] == (0.0, 0.0), "images without a writer are not those of one"
     for text in (write_page(made), card.write(made)):
         assert "images of these 8 writers" in text and "ranges from 0.00 % to 100.00 %" in text
     assert "too few to say" in card.write(made)

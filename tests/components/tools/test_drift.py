@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from collections import Counter
 from datetime import datetime, timedelta, timezone
 
 import cv2
@@ -123,11 +124,28 @@ def test_new_character_is_named(halves, tmp_path, capsys):
     assert "new_characters" in found["drifted"] and "Ж (" in words(found, "new_characters")
 
 
+@pytest.mark.parametrize(("new", "drifted"), [(4, False), (6, True)])
+def test_new_characters_in_a_few_of_fifty_labels_are_chance(new, drifted):
+    def profile(*labels):
+        characters = Counter("".join(labels))
+        return profiles.Profile(
+            "", len(labels), len(labels), {}, characters, frozenset(characters), texts=Counter(map(frozenset, labels))
+        )
+
+    before, after = profile(*["a"] * 98, "b", "c"), profile(*["a"] * (50 - new), *["Ж"] * new)
+    (found,) = [m for m in comparison.compare(before, after, {}).measures if m.name == "new_characters"]
+    assert found.drifted == drifted
+
+
 def test_rejected_rows_are_named(halves, tmp_path, capsys):
     first, rest, _ = halves
     after = span(tmp_path / "after", rest, label=lambda text, number: "" if number % 5 == 0 else text)
     _, found = drift(first, after, capsys=capsys)
     assert "rejected" in found["drifted"] and "empty_label" in words(found, "rejected")
+    _, found = drift(first, after, "--set=drift.thresholds.rejected=0.9", capsys=capsys)
+    assert "rejected" not in found["drifted"]
+    _, found = drift(after, first, capsys=capsys)
+    assert "rejected" not in found["drifted"], "fewer are no harm"
 
 
 def test_logged_requests_are_skew_and_low_confidence_is_named(halves, tmp_path, capsys):
@@ -147,11 +165,11 @@ def test_a_day_that_differs_does_not_drown_in_older_logs(images, tmp_path, capsy
     first, log = span(tmp_path / "first", images[:60]), tmp_path / "log"
     span(log, [*images[60:160], *((255 - grey, text) for grey, text in images[160:190])])
     header, *rows = (log / "labels.csv").read_text(encoding="utf-8").splitlines()
-    now = datetime.now(timezone.utc)
-    times = [now - timedelta(hours=49 if number < 100 else 1) for number in range(130)]
+    since = datetime.now(timezone.utc) - timedelta(days=1)
+    times = [since - timedelta(days=1) if number < 100 else since for number in range(130)]
     timed = [f"{row},{time:%Y-%m-%dT%H:%M:%S+00:00}" for row, time in zip(rows, times, strict=True)]
     (log / "labels.csv").write_text("\n".join([f"{header},Time", *timed, f"{rows[0]},yesterday", "0.png", ""]))
-    code, found = drift(first, log, "--since", "1d", capsys=capsys)
+    code, found = drift(first, log, "--since", f"{since:%Y-%m-%dT%H:%M:%SZ}", capsys=capsys)
     assert code == 0 and found["samples"] == [60, 30] and {"paper_level", "ink_level"} <= set(found["drifted"])
     assert any("left out 2 rows without a date and a time" in note for note in found["notes"])
     assert cli.main(["drift", "--against", str(log), "--data", str(first), "--since", "1d"]) == cli.USAGE

@@ -234,12 +234,12 @@ def test_a_page_without_its_image_does_not_get_that_of_another_document(tmp_path
     monkeypatch.chdir(tmp_path)
     lost, others = tmp_path / "in" / "a", tmp_path / "in" / "b"
     for name in ("empty", "damaged", "converted"):
-        add_page(lost, name, f"{name}.png", place=False)
+        add_page(lost, name, f"{name}.png", kind="alto", document="lost", place=False)
         add_page(others, name, f"{name}.png", **({"lines": ()} if name == "empty" else {}))
     (others / "damaged.xml").write_text("<PcGts><Page>")
     (others / "converted.png").rename(others / "converted.jpg")
     _, rows, left_out = run(tmp_path / "in", tmp_path / "out")
-    assert {row["page"] for row in rows} == {"in/b/converted"}
+    assert {(row["page"], row["writer"]) for row in rows} == {("in/b/converted", "in/b/converted")}
     assert [(row["page"], row["reason"]) for row in left_out] == [
         ("in/a/converted", "same_image"), ("in/a/damaged", "same_image"), ("in/a/empty", "same_image"),
         ("in/b/damaged", "damaged_xml"), ("in/b/empty", "no_lines"),

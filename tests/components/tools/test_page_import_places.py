@@ -1,5 +1,7 @@
 """htr import: whose an image is where images and XML files lie in different folders."""
 
+from dataclasses import replace
+
 import pytest
 
 from components.tools.page_import.importing import import_pages
@@ -48,6 +50,14 @@ def test_an_image_above_its_page_is_no_other_documents(tmp_path):
     outcome, rows, left_out = run(tmp_path / "in", tmp_path / "out")
     assert (pages_of(rows), left_out) == (["in/one/page/0001", "in/two/page/0001"], [])
     assert outcome.elsewhere == 0
+
+
+def test_an_image_belongs_to_the_file_that_names_it_as_it_lies_whatever_another_one_knows_of_its_lines(tmp_path):
+    outlined = tuple(replace(line, polygon=(*line.polygon, (29, line.box[1] + 20))) for line in drawn_page()[1].lines)
+    folder = add_page(tmp_path / "in", "a", "scan.tif", lines=outlined, place=False)
+    _, rows, left_out = run(add_page(folder, "b", "scan.png"), tmp_path / "out")
+    assert {row["page"] for row in rows} == {"in/b"}
+    assert [(row["page"], row["reason"]) for row in left_out] == [("in/a", "same_image")]
 
 
 def test_an_image_that_may_be_of_two_folders_is_given_to_neither(tmp_path):
