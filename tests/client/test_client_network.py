@@ -254,7 +254,7 @@ def test_nobody_there(kind):
         started = time.monotonic()
         with pytest.raises(ServerUnavailable):
             client.transcribe(png("a"))
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 10
 
 
 def test_deadline(kind, server):
@@ -263,7 +263,7 @@ def test_deadline(kind, server):
         started = time.monotonic()
         with pytest.raises(TimedOut):
             client.transcribe(png("slow"))
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 2.9
         with pytest.raises(TimedOut):
             client.transcribe(png("slow"), timeout=0.1)
     server.model.delay = 0.0

@@ -119,7 +119,7 @@ def test_a_deadline_ends_the_work_too(client, server):
     started = time.monotonic()
     assert fails(client.predict, request, timeout=0.2) == ("DEADLINE_EXCEEDED", "Deadline Exceeded")
     until(lambda: not server.front.predictions.active)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 @pytest.mark.parametrize("batching", [False, True], ids=["plain", "batching"])
@@ -228,7 +228,7 @@ def test_slow_clients_hold_nobody_up(client, server, image):
     started = time.monotonic()
     client.predict(toy.predict_request({"image_bytes": [image]}))
     assert rest(server, "GET", "/v1/models/htr")[0] == 200
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8
     stop.set()
     for call in calls:
         call.cancel()

@@ -255,7 +255,7 @@ def test_what_cannot_go_on_says_why(transcribe, folder, models, tmp_path):
     with pytest.raises(BatchError, match=r"begun for images of the kind line, not page.*--overwrite"):
         transcribe("texts.csv")
     other = save_line_finder(tmp_path / "finder" / "2")
-    with pytest.raises(BatchError, match="too, but another line finder, --decoder or"):
+    with pytest.raises(BatchError, match="too, but another line finder, --decoder, --lm or"):
         batch.transcribe(
             str(folder), str(tmp_path / "out"), Transcriber(models[0], "page", other), LOCAL, format_="page"
         )

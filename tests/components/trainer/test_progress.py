@@ -41,10 +41,10 @@ def test_lines_within_an_epoch_where_there_is_no_terminal(talkative, capsys):
             if done == 10:
                 shown.epoch(done, "loss  23.456  validation CER 0.5000", last=False)
     told = capsys.readouterr().err
-    assert re.search(r"about 62 minutes in all at \d+ images/s", told) and told.count("about") == 1
-    line = r"  epoch   1/2  batch 6/10  loss  23\.456  \d+ images/s  1:01:4\d elapsed, 0:0\d remaining\n"
+    assert re.search(r"about 6\d minutes in all at \d+ images/s", told) and told.count("about") == 1
+    line = r"  epoch   1/2  batch 6/10  loss  23\.456  \d+ images/s  1:0\d:\d\d elapsed, 0:\d\d remaining\n"
     assert re.search(line, told)
-    assert re.search(r"epoch   1/2  loss  23\.456  validation CER 0\.5000  1:01:4\d elapsed, 0:0\d remaining", told)
+    assert re.search(r"epoch   1/2  loss  23\.456  validation CER 0\.5000  1:0\d:\d\d elapsed, 0:\d\d remaining", told)
     assert "epoch   2/2  batch 1/10" in told
 
 
@@ -69,7 +69,7 @@ def test_a_resumed_training_reckons_with_its_own_batches(talkative, capsys):
         for done in range(991, 998):
             time.sleep(0.02)
             shown.batch(done, lambda: 1.0)
-    assert re.search(r"batch 997/1000 .* 1:23:2\d elapsed, 0:0\d remaining", capsys.readouterr().err)
+    assert re.search(r"batch 997/1000 .* 1:23:\d\d elapsed, 0:\d\d remaining", capsys.readouterr().err)
 
 
 def test_many_short_epochs_do_not_get_a_line_each(capsys):
