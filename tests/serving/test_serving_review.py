@@ -67,13 +67,37 @@ def test_review_asks_the_server_and_its_page_saves_what_was_corrected(model, bro
 
 
 NUMBERS = itertools.count()  # so that no two tests have the same images
-NEW_PROFILE = 2  # seconds; in the first one, Chromium may drop what pages have given it to keep
+
+
+def keeps(browser, folder):
+    """Waits until the browser keeps what pages give it: Chromium drops it while a new profile is being opened."""
+    folder.mkdir(exist_ok=True)
+    page = folder / "page.html"
+    page.write_text("<!doctype html>", encoding="utf-8")
+    numbers = itertools.count()
+
+    def kept():
+        with browser.window() as other:
+            browser.open(page.as_uri())
+            other.open(page.as_uri())
+            value = str(next(numbers))
+            other.evaluate("addEventListener('storage', event => { window.heard = event.newValue; })")
+            browser.evaluate(f"localStorage.setItem('number', '{value}')")
+            browser.open("about:blank")
+            time.sleep(0.5)
+            browser.open(page.as_uri())
+            return (browser.evaluate("localStorage.getItem('number')"), other.evaluate("window.heard")) == (
+                value,
+                value,
+            )
+
+    until(kept, 60)
+    return browser
 
 
 @pytest.fixture(scope="module")
-def keeping(browser):
-    time.sleep(NEW_PROFILE)
-    return browser
+def keeping(browser, tmp_path_factory):
+    return keeps(browser, tmp_path_factory.mktemp("keeping"))
 
 
 @pytest.fixture
@@ -156,7 +180,7 @@ def test_another_browser_goes_on_with_the_saved_file(browser, make, tmp_path):
     (tmp_path / "other").mkdir()
     other = type(browser)(tmp_path / "other")
     try:
-        time.sleep(NEW_PROFILE)
+        keeps(other, tmp_path / "other")
         assert visit(other, folder) == "0 of 5 looked at"
         write(other, 1, "mine")
         write(other, 3, "D")
