@@ -7,7 +7,6 @@ import functools
 import hashlib
 import os
 import threading
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from components.batch_transcriber.shards import Image
 from components.common import storage, version_settings
 from components.common.ahead import ahead
 from components.common.versions import misplaced
+from components.language.texts import lines
 from components.recogniser.decoders import BEST_PATH, DEFAULT
 from htr_client import image_files, kinds
 from htr_client.beam import PrefixBeamSearch
@@ -39,6 +39,7 @@ _READERS = 8
 _PAGES_AHEAD = 4  # pages take much memory, and a store answers many times faster than they are transcribed
 _loading = threading.Lock()
 BEAM = "beam"
+_OPTION = "--lm"  # of `htr transcribe`, which names the texts
 _WITHOUT_LANGUAGE_MODEL: dict[str, Callable[[], Decoder]] = {BEST_PATH: BestPath, BEAM: PrefixBeamSearch}
 """Those that leave the language model of a version out."""
 
@@ -98,15 +99,18 @@ class Transcriber:
         It is TensorFlow's own digest of graph and variables, and the language model where it is used.
 
         Raises:
-            BatchError: There is no such model or line finder, or one stands in the other's place; or the texts cannot
-                be read, or have no character of the model.
+            BatchError: There is no such model or line finder, or one stands in the other's place; or there are no
+                texts, or none that has a character of the model.
+            ConfigError: The texts cannot be read.
         """
         found = hashlib.sha256(_fingerprint_file(self.model_path))
         if wrong := misplaced(self.model_path, "recogniser"):
             raise BatchError(wrong)
         language_model = os.path.join(self.model_path, LANGUAGE_MODEL_FILE)
         if self.texts:
-            texts = read_texts(self.texts)
+            texts = list(lines([self.texts], _OPTION))
+            if not texts:
+                raise BatchError(f"{self.texts} holds no text.")
             alphabet = version_settings.read(self.model_path).get("alphabet")
             if alphabet and set().union(*texts).isdisjoint(alphabet):
                 raise BatchError(f"{self.texts} has no character that {self.model_path} can write.")
@@ -127,7 +131,7 @@ class Transcriber:
     def _decoder(self) -> Decoder | None:
         """What decodes; None for the version's own."""
         if self.texts:
-            return _searching_for_such(self.texts)
+            return _search_for_such(self.texts)
         return _WITHOUT_LANGUAGE_MODEL[self.decoder]() if self.decoder != DEFAULT else None
 
     def _line_finder(self) -> str:
@@ -201,29 +205,9 @@ class Transcriber:
                 yield image, result.error or ImageText(result.text, result.confidence, result.suspicions)
 
 
-def read_texts(path: str) -> list[str]:
-    """The texts of a file, one a line, in Unicode NFC.
-
-    Args:
-        path: UTF-8 file, here or in a bucket.
-
-    Raises:
-        BatchError: It cannot be read, is not UTF-8, or holds no text.
-    """
-    try:
-        texts = unicodedata.normalize("NFC", storage.read(path).decode("utf-8-sig")).splitlines()
-    except UnicodeDecodeError as error:
-        raise BatchError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
-    except OSError as error:
-        raise BatchError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if not any(map(str.strip, texts)):
-        raise BatchError(f"{path} holds no text.")
-    return texts
-
-
 @functools.lru_cache(maxsize=1)
-def _searching_for_such(texts: str) -> Decoder:
-    return PrefixBeamSearch(language_model=CharacterModel(read_texts(texts)))
+def _search_for_such(texts: str) -> Decoder:
+    return PrefixBeamSearch(language_model=CharacterModel(lines([texts], _OPTION)))
 
 
 def _fingerprint_file(model_path: str) -> bytes:

@@ -38,11 +38,12 @@ def started_from(settings: Mapping[str, Any]) -> str | None:
     return preset if settings.get("start", {}).get("root_base") == preset else None
 
 
-def lines(paths: Sequence[str]) -> Iterator[str]:
+def lines(paths: Sequence[str], option: str = "language.texts") -> Iterator[str]:
     """The lines of text files that are not blank, in NFC as labels are.
 
     Args:
         paths: UTF-8 files, here or in a bucket.
+        option: Setting or option that names them, for messages.
 
     Raises:
         ConfigError: A file cannot be read, or is not UTF-8.
@@ -56,7 +57,7 @@ def lines(paths: Sequence[str]) -> Iterator[str]:
                 for raw in file:
                     if b"\0" in raw:  # UTF-16 without its mark is UTF-8 too, as far as it is ASCII
                         raise ConfigError(
-                            f"language.texts: {path} is not UTF-8 (NUL at byte {position + raw.index(0)}; is it "
+                            f"{option}: {path} is not UTF-8 (NUL at byte {position + raw.index(0)}; is it "
                             "UTF-16?): convert it, for example with iconv"
                         )
                     text = raw.decode() if position else raw.decode().removeprefix("\ufeff")
@@ -65,13 +66,13 @@ def lines(paths: Sequence[str]) -> Iterator[str]:
                         if stripped := line.strip():
                             yield unicodedata.normalize("NFC", stripped)
         except OSError as error:
-            wrong = f"language.texts: {path} cannot be read: {error.strerror or error}"
+            wrong = f"{option}: {path} cannot be read: {error.strerror or error}"
             if is_outage(error):
                 raise StoreError(f"{wrong}. Its store, disk or network fails: try again.") from error
             raise ConfigError(wrong) from error
         except UnicodeDecodeError as error:
             raise ConfigError(
-                f"language.texts: {path} is not UTF-8 ({error.reason} at byte {position + error.start}): convert it, "
+                f"{option}: {path} is not UTF-8 ({error.reason} at byte {position + error.start}): convert it, "
                 "for example with iconv"
             ) from error
 

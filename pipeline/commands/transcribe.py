@@ -87,7 +87,6 @@ def add_commands(add: AddCommand) -> None:
 
 def _transcribe(arguments: argparse.Namespace) -> int:
     from components.batch_transcriber.output import BatchError, table_format
-    from components.batch_transcriber.transcribing import Transcriber, read_texts
     from components.common import storage
     from components.common.console import announced, console
     from components.common.folders import nearest
@@ -108,11 +107,6 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     texts = storage.absolute(arguments.lm) if arguments.lm else None
     if texts and arguments.decoder == "best-path":
         raise CommandError("--decoder best-path leaves language models out: --lm would do nothing.", USAGE)
-    try:
-        if texts:
-            read_texts(texts)
-    except BatchError as error:
-        raise CommandError(f"--lm: {error}", USAGE) from error
     try:
         table_format(output, kind, arguments.format)
     except BatchError as error:
@@ -146,6 +140,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
         with announced("Loading Apache Beam and TensorFlow"):
             from components.batch_transcriber import batch
             from components.batch_transcriber.shards import written
+            from components.batch_transcriber.transcribing import Transcriber
             from components.recogniser.decoders import DEFAULT
             from pipeline.beam import options as beam_options
 
