@@ -21,7 +21,8 @@ from components.transform.settings import TransformConfig
 from htr_client import HtrClient
 from htr_client.beam import PrefixBeamSearch, default_decoder
 from htr_client.decoding import Alphabet, BestPath, Decoded, Decoder
-from htr_client.language import CharacterModel, LanguageModel, Lexicon
+from htr_client.language import CharacterModel, LanguageModel
+from htr_client.lexicon import Lexicon
 
 
 class Recorder:

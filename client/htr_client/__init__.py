@@ -33,7 +33,8 @@ if TYPE_CHECKING:
         TimedOut as TimedOut,
         UnexpectedAnswer as UnexpectedAnswer,
     )
-    from htr_client.language import CharacterModel as CharacterModel, Lexicon as Lexicon
+    from htr_client.language import CharacterModel as CharacterModel
+    from htr_client.lexicon import Lexicon as Lexicon
     from htr_client.metrics import ClientMetrics as ClientMetrics
     from htr_client.request_log import RequestLog as RequestLog
     from htr_client.results import (
@@ -69,7 +70,8 @@ _HOMES = {
         "TimedOut",
         "UnexpectedAnswer",
     ),
-    "language": ("CharacterModel", "Lexicon"),
+    "language": ("CharacterModel",),
+    "lexicon": ("Lexicon",),
     "metrics": ("ClientMetrics",),
     "request_log": ("RequestLog",),
     "results": ("Character", "Timings", "Transcription", "VersionStatus"),

@@ -26,7 +26,8 @@ from htr_client.decoding import (
     check,
     log_posteriors,
 )
-from htr_client.language import CharacterModel, CompiledLexicon, LanguageModel, Lexicon
+from htr_client.language import CharacterModel, LanguageModel, MixedAutomaton, MixedModel
+from htr_client.lexicon import CompiledLexicon, Lexicon
 from htr_client.ngrams import Automaton
 
 # What one frame may hold, relative to its most probable class: the blank, and characters as (class, probability).
@@ -73,7 +74,7 @@ class PrefixBeamSearch:
         pruning: float = 8.0,
         alternatives: int = 0,
         lexicon: Lexicon | None = None,
-        language_model: CharacterModel | LanguageModel | None = None,
+        language_model: CharacterModel | LanguageModel | MixedModel | None = None,
         language_weight: float | None = None,
         length_bonus: float | None = None,
     ) -> None:
@@ -85,7 +86,7 @@ class PrefixBeamSearch:
             )
         if not isinstance(lexicon, Lexicon | None):
             raise TypeError(f"lexicon is a Lexicon, such as Lexicon(words), not a {type(lexicon).__name__}")
-        if not isinstance(language_model, CharacterModel | LanguageModel | None):
+        if not isinstance(language_model, CharacterModel | LanguageModel | MixedModel | None):
             kind = type(language_model).__name__
             raise TypeError(f"language_model is a CharacterModel, such as CharacterModel(texts), not a {kind}")
         self._width = width
@@ -259,7 +260,7 @@ class _Search:
         width: int,
         pruning: float,
         lexicon: CompiledLexicon | None,
-        model: Automaton | None,
+        model: Automaton | MixedAutomaton | None,
         weight: float,
         length_bonus: float,
         blank: int,

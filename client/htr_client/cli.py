@@ -95,7 +95,9 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     )
     decoding.add_argument("--strict-lexicon", action="store_true", help="allow no words outside of the lexicon")
     decoding.add_argument(
-        "--lm", metavar="FILE", help="text to learn a character language model from, in place of the version's"
+        "--lm",
+        metavar="FILE",
+        help="texts such as those of the images, one a line, to learn a language model from, beside the version's",
     )
     decoding.add_argument(
         "--lm-order",
@@ -341,7 +343,8 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
     if not given:
         return None
     from htr_client.beam import PrefixBeamSearch, default_decoder
-    from htr_client.language import CharacterModel, LanguageModel, Lexicon
+    from htr_client.language import CharacterModel, LanguageModel, MixedModel
+    from htr_client.lexicon import Lexicon
 
     penalty = _PENALTY if args.lexicon_penalty is None else args.lexicon_penalty
     unknown = None if args.strict_lexicon else -penalty
@@ -351,7 +354,7 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
     with _reading("--lm"):
         model = CharacterModel.from_file(args.lm, order=order) if args.lm else None
 
-    def search(language_model: "CharacterModel | LanguageModel | None") -> PrefixBeamSearch:
+    def search(language_model: "CharacterModel | LanguageModel | MixedModel | None") -> PrefixBeamSearch:
         return PrefixBeamSearch(
             16 if args.beam_width is None else args.beam_width,
             alternatives=args.alternatives,
@@ -363,7 +366,8 @@ def _decoder(args: argparse.Namespace) -> "Decoder | DecoderOf | None":
     def decoder_of(own: LanguageModel | None) -> "Decoder":
         if by_default and own is not None:  # other readings change neither text nor confidence
             return default_decoder(own, args.alternatives)
-        chosen = model or (own if args.decoder is None else None)
+        known = own if args.decoder is None else None
+        chosen = model.beside(known) if model is not None else known
         if chosen is None and args.lm_weight is not None:
             warnings.warn("the version has no language model, so --lm-weight does nothing: use --lm FILE", stacklevel=1)
         return search(chosen)

@@ -8,10 +8,9 @@ import hashlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from components.base_model import packing
 from components.batch_transcriber.output import BatchError
@@ -22,26 +21,22 @@ from components.common.versions import misplaced
 from components.language.texts import lines
 from components.recogniser.decoders import BEST_PATH, DEFAULT
 from htr_client import image_files, kinds
+from htr_client.base import DecoderOf
 from htr_client.beam import PrefixBeamSearch
 from htr_client.client import HtrClient
 from htr_client.decoding import BestPath, Decoder
 from htr_client.errors import ImageError
 from htr_client.language import CharacterModel
-from htr_client.line_answers import believed
 from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.model import Page
-from htr_client.suspicion import Look, Suspicion, look
-from serving.precision import use_bfloat16
+from htr_client.suspicion import Suspicion
 from serving.version_directory import LANGUAGE_MODEL_FILE
 
 # Enough to hide the latency of an object store; decoding itself is bound by the cores.
 _READERS = 8
-_PAGES_AHEAD = 4  # pages take much memory, and a store answers many times faster than they are transcribed
+_AHEAD = (4, 128)  # pages take much memory, and a store answers many times faster than they are transcribed
 _loading = threading.Lock()
-BEAM = "beam"
 _OPTION = "--lm"  # of `htr transcribe`, which names the texts
-_WITHOUT_LANGUAGE_MODEL: dict[str, Callable[[], Decoder]] = {BEST_PATH: BestPath, BEAM: PrefixBeamSearch}
-"""Those that leave the language model of a version out."""
 
 
 class ImageText(NamedTuple):
@@ -58,14 +53,6 @@ class ImageText(NamedTuple):
     suspicions: tuple[Suspicion, ...] = ()
 
 
-class _Packed(NamedTuple):
-    """The image of a line, ready for the model, and what its pixels show."""
-
-    image: image_files.PackedImage
-    look: Look
-
-
-ContentT = TypeVar("ContentT", bytes, _Packed)
 Result = ImageText | Page | ImageError
 
 
@@ -78,10 +65,10 @@ class Transcriber:
         kind: "line" for images of one line or word each; "page", or "auto" for either, as in `htr_client.kinds`.
         line_finder: Directory of a line finder's version, for pages; the one that is shipped if None.
         batch_size: Images of lines of one call of the model.
-        decoder: `DEFAULT`, with the language model of the version where it has one; `BEST_PATH` or `BEAM`, without it.
+        decoder: `DEFAULT`, with the language model of the version where it has one; or `BEST_PATH`, without any.
         bfloat16: Whether to compute in bfloat16 on machines whose processor has it.
         max_pixels: Images with more pixels are refused before they are decoded.
-        texts: UTF-8 file of texts, one a line, whose language model takes the place of the version's.
+        texts: UTF-8 file of texts, one a line, that stand beside the version's language model.
     """
 
     model_path: str
@@ -107,6 +94,8 @@ class Transcriber:
         if wrong := misplaced(self.model_path, "recogniser"):
             raise BatchError(wrong)
         language_model = os.path.join(self.model_path, LANGUAGE_MODEL_FILE)
+        if self.decoder == DEFAULT and storage.exists(language_model):
+            found.update(storage.read(language_model))
         if self.texts:
             texts = list(lines([self.texts], _OPTION))
             if not texts:
@@ -115,10 +104,6 @@ class Transcriber:
             if alphabet and set().union(*texts).isdisjoint(alphabet):
                 raise BatchError(f"{self.texts} has no character that {self.model_path} can write.")
             found.update(b"texts" + "\n".join(texts).encode())
-        elif self.decoder == DEFAULT and storage.exists(language_model):
-            found.update(storage.read(language_model))
-        if self.decoder == BEAM:
-            found.update(b"beam")
         if self.kind != "line":
             finder = self._line_finder()
             found.update(_fingerprint_file(finder))
@@ -128,11 +113,14 @@ class Transcriber:
             found.update(b"bfloat16")
         return found.hexdigest()
 
-    def _decoder(self) -> Decoder | None:
+    def _decoder(self) -> Decoder | DecoderOf | None:
         """What decodes; None for the version's own."""
-        if self.texts:
-            return _search_for_such(self.texts)
-        return _WITHOUT_LANGUAGE_MODEL[self.decoder]() if self.decoder != DEFAULT else None
+        if self.decoder == BEST_PATH:
+            return BestPath()
+        if self.texts is None:
+            return None
+        own = CharacterModel(lines([self.texts], _OPTION))
+        return lambda version: PrefixBeamSearch(language_model=own.beside(version))
 
     def _line_finder(self) -> str:
         try:
@@ -153,47 +141,21 @@ class Transcriber:
         Raises:
             OSError: A bucket fails.
         """
-        if self.kind == "line":
-            packed = functools.partial(_packed, max_pixels=self.max_pixels)
-            yield from self._transcribe_lines(_opened(packed, folder, images, 2 * self.batch_size))
-        else:
-            yield from self._transcribe_pages(_opened(_content, folder, images, _PAGES_AHEAD))
-
-    def _transcribe_lines(self, opened: Iterator[tuple[Image, _Packed | ImageError]]) -> Iterator[tuple[Image, Result]]:
-        while batch := list(islice(opened, self.batch_size)):
-            texts = iter(self._decode([content for _, content in batch if isinstance(content, _Packed)]))
-            for image, content in batch:
-                yield image, next(texts) if isinstance(content, _Packed) else content
-
-    def _decode(self, batch: list[_Packed]) -> list[Result]:
-        if not batch:
-            return []
-        with _loading:  # an engine may run several threads in a process
-            model = _load(self.model_path, self.bfloat16)
-        # The last batch of a shard is filled up, so that the graph sees one shape only.
-        images = [packed.image.data for packed in batch]
-        log_probs, frames = model.log_probs(images + images[-1:] * (self.batch_size - len(batch)))
-        decoder = self._decoder() or model.decoder()
-        decoded = decoder.decode(log_probs[: len(batch)], frames[: len(batch)], model.alphabet)
-        results: list[Result] = []
-        for packed, valid, found in zip(batch, frames[: len(batch)].tolist(), decoded, strict=True):
-            if valid == 0:  # how the model says that it has no image
-                results.append(ImageError("refused", "The model cannot decode it."))
-                continue
-            found, suspicions = believed(found, packed.look, packed.image.width, packed.image.height, valid)
-            results.append(ImageText(found.text, found.confidence, suspicions))
-        return results
-
-    def _transcribe_pages(self, opened: Iterator[tuple[Image, bytes | ImageError]]) -> Iterator[tuple[Image, Result]]:
         waiting: deque[tuple[Image, ImageError | None]] = deque()
 
+        def read(image: Image) -> tuple[Image, bytes | ImageError]:
+            try:
+                return image, _content(os.path.join(folder, image.path))
+            except ImageError as error:
+                return image, error
+
         def contents() -> Iterator[bytes]:
-            for image, data in opened:
+            for image, data in ahead(read, images, _READERS, _AHEAD[self.kind == "line"]):
                 waiting.append((image, data if isinstance(data, ImageError) else None))
                 yield data if isinstance(data, bytes) else b""
 
-        with _loading:
-            client = _client(replace(self, line_finder=self._line_finder()))
+        with _loading:  # an engine may run several threads in a process
+            client = _client(self if self.kind == "line" else replace(self, line_finder=self._line_finder()))
         for result in kinds.transcribe(client, contents(), self.kind):
             image, error = waiting.popleft()
             if error is not None:
@@ -205,11 +167,6 @@ class Transcriber:
                 yield image, result.error or ImageText(result.text, result.confidence, result.suspicions)
 
 
-@functools.lru_cache(maxsize=1)
-def _search_for_such(texts: str) -> Decoder:
-    return PrefixBeamSearch(language_model=CharacterModel(lines([texts], _OPTION)))
-
-
 def _fingerprint_file(model_path: str) -> bytes:
     try:
         return storage.read(os.path.join(model_path, "fingerprint.pb"))
@@ -218,23 +175,12 @@ def _fingerprint_file(model_path: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(model_path: str, bfloat16: bool) -> Any:
-    from components.recogniser.model import ExportedModel
-
-    use_bfloat16(bfloat16)
-    with storage.here(model_path) as folder:
-        return ExportedModel(folder)
-
-
-@functools.lru_cache(maxsize=1)
 def _client(transcriber: Transcriber) -> HtrClient:
     from serving.local import LocalClient
 
     # The client loads a model when it first needs it, so copies of what lies in a bucket stay as long as the process.
-    assert transcriber.line_finder is not None
-    folder, finder = (
-        _copies.enter_context(storage.here(path)) for path in (transcriber.model_path, transcriber.line_finder)
-    )
+    folder = _copies.enter_context(storage.here(transcriber.model_path))
+    finder = _copies.enter_context(storage.here(transcriber.line_finder)) if transcriber.line_finder else None
     return LocalClient(
         folder, decoder=transcriber._decoder(), batch_size=transcriber.batch_size, line_finder=finder,
         bfloat16=transcriber.bfloat16, max_pixels=transcriber.max_pixels,
@@ -242,25 +188,6 @@ def _client(transcriber: Transcriber) -> HtrClient:
 
 
 _copies = contextlib.ExitStack()
-
-
-def _opened(
-    content: Callable[[str], ContentT], folder: str, images: Iterable[Image], most: int
-) -> Iterator[tuple[Image, ContentT | ImageError]]:
-    """Images with their content, so many of which are read ahead."""
-
-    def read(image: Image) -> tuple[Image, ContentT | ImageError]:
-        try:
-            return image, content(os.path.join(folder, image.path))
-        except ImageError as error:
-            return image, error
-
-    return ahead(read, images, _READERS, most)
-
-
-def _packed(path: str, max_pixels: int) -> _Packed:
-    packed, grey = image_files.pack_with_pixels(_content(path), max_pixels)
-    return _Packed(packed, look(grey))
 
 
 def _content(path: str) -> bytes:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def add_commands(add: AddCommand) -> None:
     """Adds it to the parser of `htr`."""
-    from htr_client.cli import DECODER_OPTIONS, KINDS, decoder
+    from htr_client.cli import KINDS, decoder
     from htr_client.files import PAGE_FORMATS
 
     text = (
@@ -64,13 +64,12 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument(
         "--decoder",
         type=decoder,
-        choices=DECODER_OPTIONS,
+        choices=("best-path",),
         help="decode without the version's language model (default: with it)",
     )
     command.add_argument(
         "--lm", metavar="FILE",
-        help="texts of the kind that the images show, one a line, to learn a language model from, in place of the "
-        "version's",
+        help="texts such as those of the images, one a line, to learn a language model from, beside the version's",
     )  # fmt: skip
     command.add_argument(
         "--bfloat16", action="store_true",

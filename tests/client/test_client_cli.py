@@ -110,12 +110,14 @@ def test_decoders(call, folder):
 def test_the_versions_own_language_model(call, folder, server):
     alphabet = Alphabet(ALPHABET)
     server.model.language_models[1] = LanguageModel(ngrams.count(["beua"] * 9, alphabet, 5), 0.7, 0.5).to_bytes()
-    (folder / "text").write_text("besa\n")
-    for text, arguments in {
-        "beua": [], "beta": ["--decoder", "best-path"],
-        "besa": ["--lm", folder / "text", "--lm-weight", "1"],
-    }.items():  # fmt: skip
-        assert f"\t{text}\t" in call(folder / "b.png", *arguments)[1]
+    (folder / "few").write_text("besa\n")
+    (folder / "many").write_text("besa\n" * 25_000)
+    few, many = ["--lm", folder / "few"], ["--lm", folder / "many"]
+    for text, arguments in (
+        ("beua", []), ("beta", ["--decoder", "best-path"]), ("beua", few), ("besa", many),
+        ("besa", [*few, "--lm-weight", "1", "--decoder", "beam"]),
+    ):  # fmt: skip
+        assert f"\t{text}\t" in call(folder / "b.png", *arguments)[1], arguments
     assert "\tbeta\t" in call(folder / "b.png", "--decoder", "beam", "--alternatives", "1")[1]
     lines = call(folder / "b.png", "--alternatives", "1")[1].splitlines()
     assert lines[0] == call(folder / "b.png")[1].splitlines()[0] and len(lines) == 2

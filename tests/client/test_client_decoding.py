@@ -16,7 +16,8 @@ from htr_client import ngrams
 from htr_client.beam import PrefixBeamSearch, default_decoder
 from htr_client.decoding import Alphabet, BestPath, align, log_posteriors
 from htr_client.kenlm import KenLmBeamSearch
-from htr_client.language import CharacterModel, LanguageModel, Lexicon
+from htr_client.language import CharacterModel, LanguageModel
+from htr_client.lexicon import Lexicon
 
 AB = Alphabet("ab ")
 OWN_MODEL = LanguageModel(ngrams.count(["aab", "ab", "ba a"], AB, 3), 0.3, 0.45)

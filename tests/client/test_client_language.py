@@ -374,3 +374,29 @@ def test_a_model_learnt_here_still_reports_what_the_image_shows():
         log_probs, np.array([1]), Alphabet("ab")
     )
     assert result.text == "a" and result.confidence == pytest.approx(0.6, rel=1e-5)
+
+
+@given(st.lists(st.text("ab ", min_size=1, max_size=5), min_size=1, max_size=6), st.text("abc ", max_size=6))
+def test_texts_beside_the_language_model_of_a_version_are_interpolated(texts, text):
+    """The share of the texts grows with their characters; of any context the probabilities sum to one."""
+    alphabet = Alphabet("abc ")
+    version = LanguageModel(ngrams.count(["abc", "cab"], alphabet, 3), 0.2, 0.3, 1.5)
+    assert CharacterModel(texts).beside(None).compile(alphabet).step(0, 0)[0] < 0  # alone where the version has none
+    for times in (1, 5_000):
+        own = CharacterModel(texts * times, order=2)
+        both = own.beside(version)
+        assert (both.weight, both.length_bonus, both.temperature) == (own.weight, own.length_bonus, 1.5)
+        size = times * sum(map(len, texts))
+        assert both.share == pytest.approx(size / (size + 10_000))
+        models = [model.compile(alphabet) for model in (both, own, version)]
+        states = [model.start for model in models]
+        for character in (*alphabet.encode(text), alphabet.blank):
+            of_all = [
+                [math.exp(model.step(state, each)[0]) for each in range(len(alphabet) + 1)]
+                for model, state in zip(models, states, strict=True)
+            ]
+            assert of_all[0] == pytest.approx(
+                [both.share * a + (1 - both.share) * b for a, b in zip(*of_all[1:], strict=True)]
+            )
+            assert sum(of_all[0]) == pytest.approx(1)
+            states = [model.step(state, character)[1] for model, state in zip(models, states, strict=True)]

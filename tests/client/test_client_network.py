@@ -24,7 +24,7 @@ from htr_client.errors import (
     TimedOut,
     UnexpectedAnswer,
 )
-from htr_client.language import Lexicon
+from htr_client.lexicon import Lexicon
 from htr_client.spans import pixel_spans
 from htr_client.testing import ALPHABET, draw, png
 from tests.client.conftest import refuse

@@ -11,7 +11,8 @@ import pytest
 from htr_client import AsyncHtrClient, BestPath, HtrClient, Tls
 from htr_client.beam import PrefixBeamSearch
 from htr_client.errors import AlphabetMismatch, HtrError, RequestRefused
-from htr_client.language import CharacterModel, Lexicon
+from htr_client.language import CharacterModel
+from htr_client.lexicon import Lexicon
 from htr_client.testing import draw, png
 from tests.client.conftest import refuse
 
