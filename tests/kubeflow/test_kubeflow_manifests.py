@@ -1,10 +1,12 @@
 """Images and manifests: linted, valid by Kubernetes' own schemas, and of one mind with lock file, code and servers."""
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -173,7 +175,10 @@ def test_beams_engines_can_start_the_image_of_their_workers():
 
 
 def test_airflows_helm_chart_can_start_the_image(tmp_path):
-    """Airflow asks for the user's name, and the chart's probes run `exec /entrypoint airflow jobs check`."""
+    """Airflow asks for the user's name, and the chart's probes run `exec /entrypoint airflow jobs check`.
+
+    Beside each service it runs `bash /clean-logs`, which must stay; it sets FAB's auth manager and StatsD.
+    """
     image = dockerfile_stages()["airflow-base"].replace("\\\n", "")
     (created,) = re.findall(r"useradd .*?(?= &&)", image)
     made = argparse.ArgumentParser()
@@ -191,6 +196,54 @@ def test_airflows_helm_chart_can_start_the_image(tmp_path):
                           capture_output=True, text=True)  # fmt: skip
     assert (done.returncode, done.stdout) == (7, "two words\n")
     assert 'ENTRYPOINT ["/entrypoint"]' in image
+    assert "COPY --chmod=755 kubeflow/clean-logs /clean-logs\n" in image
+    assert "!kubeflow/clean-logs" in (FOLDER / "Dockerfile.dockerignore").read_text().split()
+    assert {"apache-airflow-providers-fab", "statsd"} <= set(locked("airflow", "3.12"))
+
+
+def test_old_logs_of_airflow_are_deleted_until_the_chart_ends_the_container(tmp_path):
+    days = {"old/gone.log": 4, "old/kept.txt": 4, "new/kept.log": 2, "empty/gone.log": 4}
+    for name, age in days.items():
+        path = tmp_path / "logs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        for touched in (path, path.parent):
+            os.utime(touched, (time.time() - age * 86400,) * 2)
+    (tmp_path / "logs" / "just_made").mkdir()
+    environment = {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__LOG_RETENTION_DAYS": "3",
+                   "AIRFLOW__LOG_CLEANUP_FREQUENCY_MINUTES": "0.002"}  # fmt: skip
+    cleaning = subprocess.Popen(["bash", FOLDER / "clean-logs"], env=os.environ | environment)
+    try:
+        deadline = time.monotonic() + 30
+        while sorted(tmp_path.rglob("*.log")) != [tmp_path / "logs/new/kept.log"]:
+            assert cleaning.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.utime(tmp_path / "logs/empty", (time.time() - 86400,) * 2)
+        while (tmp_path / "logs/empty").exists():  # it looks again
+            assert cleaning.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        assert (tmp_path / "logs/old/kept.txt").exists() and (tmp_path / "logs/just_made").exists()
+        cleaning.terminate()
+        cleaning.wait(10)
+    finally:
+        cleaning.kill()
+
+
+def test_values_for_airflows_helm_chart_fit_image_lock_file_and_settings():
+    guide = (ROOT / "docs" / "production.md").read_text()
+    (text,) = [block for block in re.findall(r"^```yaml\n(.*?)^```", guide, re.M | re.S) if "airflowVersion" in block]
+    values = yaml.safe_load(text)
+    assert values["airflowVersion"] == locked("airflow", "3.12")["apache-airflow"]
+    image = values["images"]["airflow"]
+    name = f"{image['repository'].split('/')[-1]}:{image['tag']}"
+    assert name.replace(metadata.version("htr-pipeline"), "$VERSION") in DOCKERFILE
+    assert [v["name"] for v in values["volumes"]] == [m["name"] for m in values["volumeMounts"]]
+    (mount,) = values["volumeMounts"]
+    (dags,) = re.findall(r" (\S+/dags) ", dockerfile_stages()["airflow-base"])
+    (compiled,) = re.findall(r"-- htr compile airflow ((?:.*\\\n)*.*)\n", guide)
+    assert compiled.split()[0] == dags and compiled.count(f" {mount['mountPath']}/") == 3
+    (workers,) = values["workers"]["celery"]["sets"]
+    assert f"queues: {{Trainer: {workers['queue']}}}" in guide and image["tag"].endswith("-gpu")
 
 
 # -- manifests -------------------------------------------------------------------------------------------------
