@@ -42,6 +42,8 @@ def flags(settings: Settings, variant: str) -> list[str]:
         # By default a broken version is tried for five minutes, and a rollout waits for it.
         "max_num_load_retries": 2,
         "load_retry_interval_micros": 5_000_000,
+        # Clients look a name up again when a connection ends: by then, servers that came since get requests, too.
+        "grpc_channel_arguments": "grpc.max_connection_age_ms=60000",
     }
     if settings.tls != "none":
         values["ssl_config_file"] = SSL_CONFIG

@@ -172,7 +172,7 @@ def test_dockerfile(variant):
     compose = load("docker-compose.yml")
     service = compose["services"][f"server-{variant}"]
     mounted = service["volumes"][0].split(":")[-2]
-    for name, value in (flag[2:].split("=") for flag in command):
+    for name, value in (flag[2:].split("=", 1) for flag in command):
         if name.endswith("_file"):
             secret = value.removeprefix("/run/secrets/") in service.get("secrets", [])
             assert value in copied or value.startswith(mounted + "/") or secret, name
@@ -245,6 +245,7 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
     add_arguments(parser)
     options = options_from(parser.parse_args(flags))
     assert options.enable_batching == (variant == "gpu")
+    assert ("grpc.max_connection_age_ms", 60_000) in options.channel_options()
     options.port, options.rest_api_port, options.tensorflow_session_parallelism = 0, -1, 1
 
     import grpc
