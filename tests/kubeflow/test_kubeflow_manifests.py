@@ -345,8 +345,28 @@ def test_canary_stands_behind_the_service_but_is_no_part_of_the_other_deployment
 def test_istio_leaves_the_pods_alone(build):
     """Its sidecar, which Kubeflow's profiles add, is never ready where a policy allows no egress."""
     pods = [of_kind(build[f"serving/overlays/{name}"], "Deployment")["spec"]["template"] for name in ("cpu", "canary")]
-    for pod in [*pods, yaml.safe_load((FOLDER / "storage" / "shell.yaml").read_text())]:
+    by_hand = [yaml.safe_load((FOLDER / "storage" / name).read_text()) for name in ("shell.yaml", "owner.yaml")]
+    for pod in pods + by_hand:
         assert pod["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+
+
+def test_data_is_copied_to_volumes_of_the_user_of_the_steps():
+    claims, mounts = {}, {}
+    for name in ("shell", "owner"):
+        spec = yaml.safe_load((FOLDER / "storage" / f"{name}.yaml").read_text())["spec"]
+        (container,) = spec["containers"]
+        assert container["image"] == Config().kubeflow.image
+        claims[name] = {v["name"]: v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"]}
+        mounts[name] = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert claims["shell"] == claims["owner"] and mounts["shell"] == mounts["owner"]
+    assert container["command"] == ["chown", files.USER, *mounts["owner"].values()]
+    guide = (ROOT / "docs" / "production.md").read_text()
+    (steps,) = re.findall(r"shell.yaml\n(   kubectl wait (?:.*\n)*?)   ```", guide)
+    (tried,) = re.findall(r"htr-shell -- touch (.*?)  ", steps)
+    assert tried.split() == list(mounts["shell"].values())
+    # Into a folder that is always there: the first copy to a new name would become that folder, the next go below it.
+    ((source, target),) = re.findall(r"cp (\S+) htr-shell:(\S+)", steps)
+    assert target in mounts["shell"].values() and f"--data {target}/{source}\n" in steps
 
 
 def test_new_certificates_reach_every_deployment_of_the_overlays(build):
