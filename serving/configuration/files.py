@@ -113,6 +113,9 @@ def _dockerfile(settings: Settings, name: str, variant: Variant) -> str:
         lines += [
             "# By default TensorFlow takes all of the GPU's memory when it starts.",
             "ENV TF_FORCE_GPU_ALLOW_GROWTH=true",
+            "# For compute capability 9.0 (H100) and later the image has no code but PTX, which the driver compiles",
+            "# for minutes when the server starts, and keeps where it may write.",
+            "ENV CUDA_CACHE_PATH=/tmp/cuda CUDA_CACHE_MAXSIZE=2147483648",
         ]
     lines += [
         f"USER {USER}",

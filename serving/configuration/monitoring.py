@@ -206,7 +206,7 @@ def rules(settings: Settings) -> dict[str, Any]:
             "ask.",
         ),
         (
-            # A new pod does not answer until it has loaded the models, for which it has five minutes.
+            # A new pod does not answer until it has loaded the models, which takes minutes.
             "HtrReplicaDown", f"{up} == 0", "10m", "ticket",
             "{{ $labels.instance }} does not answer Prometheus.",
         ),

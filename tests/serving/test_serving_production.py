@@ -160,7 +160,12 @@ def test_dockerfile(variant):
     assert command == files.flags(SETTINGS, variant)
     uid = named["USER"].split(":")[0]
     assert uid.isdigit() and int(uid) > 0
-    assert ("ENV", "TF_FORCE_GPU_ALLOW_GROWTH=true") in last_stage or variant == "cpu"
+    environment = dict(pair.split("=") for name, text in last_stage if name == "ENV" for pair in text.split())
+    if variant == "gpu":
+        assert environment["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+        # What the driver compiles is kept: the root file system is read-only, and the user has no home.
+        (writable,) = load("docker-compose.yml")["services"]["server-gpu"]["tmpfs"]
+        assert environment["CUDA_CACHE_PATH"].startswith(f"{writable}/")
     copied = set()
     for *chosen, source, target in (text.split() for name, text in last_stage if name == "COPY"):
         # The builder may give the mode to the folders that it makes: others than root must be able to enter them.
