@@ -77,6 +77,7 @@ def test_the_files_are_made_from_the_settings():
         ({"tls": "perhaps"}, "tls"),
         ({"alertmanagers": ["http://alerts:9093"]}, "alertmanagers"),
         ({"clients": ["web"]}, "clients"),
+        ({"further_models": ["a|b"]}, "further_models"),
         ({"grpc_port": 1}, "Extra inputs"),
     ],
 )
@@ -89,7 +90,7 @@ def test_contradictions_are_refused(tmp_path, capsys, change, message):
 
 def test_a_file_of_0_1_0_without_later_settings_is_rendered(tmp_path, capsys):
     old = changed()
-    del old["alerts"]["memory_growth"], old["alertmanagers"], old["clients"]
+    del old["alerts"]["memory_growth"], old["alertmanagers"], old["clients"], old["further_models"]
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(old))
     assert main(["render", "--folder", str(tmp_path)]) == 0, capsys.readouterr().err
     assert (tmp_path / "alerts.yml").read_text() == (FOLDER / "alerts.yml").read_text()
