@@ -318,6 +318,11 @@ def test_parts_of_an_overlay_fit_together(build):
             of_kind(text, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
         ):
             assert matches(selector, labels)
+        guide, name_in_cluster = (
+            (ROOT / "docs" / "production.md").read_text(),
+            f"{service['metadata']['name']}.kubeflow",
+        )
+        assert f"`{name_in_cluster}:8500`" in guide and f"`DNS:{name_in_cluster}`" in guide
         target = of_kind(text, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
         assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
         assert "replicas" not in deployment["spec"]

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import urllib.request
+from pathlib import Path
 
 import pytest
 import serving_toy as toy
@@ -213,6 +214,9 @@ def test_compose(tls):
         assert source in compose["volumes"] or (FOLDER / source).is_file()
         assert source in compose["volumes"] or target == f"/etc/prometheus/{source[2:]}"
     assert load("prometheus.yml")["rule_files"] == [mounts["./alerts.yml"]]
+    # Its user is none of ours: what a clone with another umask needs is in the guide.
+    (readable,) = re.findall(r"`chmod -R o\+rX .*?serving/production/(\S+)`", (FOLDER.parent / "README.md").read_text())
+    assert all(Path(source).match(readable) for source in mounts if source not in compose["volumes"])
 
 
 # -- for real, as far as the embedded server goes --------------------------------------------------------------
