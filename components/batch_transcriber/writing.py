@@ -13,6 +13,7 @@ from components.batch_transcriber.output import format_rows
 from components.batch_transcriber.shards import Image, Job, Record
 from components.batch_transcriber.transcribing import ImageText, Result
 from components.common import storage
+from components.common.ahead import ahead
 from htr_client import pages
 from htr_client.errors import ImageError
 from htr_client.kinds import failure, suspicions
@@ -114,7 +115,7 @@ class Documents:
         self._own = job.own_files(number)
         self._names = {image.path: image.document for image in images}
         paths = [path for path, name in self._before.items() if self._names.get(path) == name]
-        there = storage.concurrently(storage.exists, [self._place(path) for path in paths]) if paths else []
+        there = list(ahead(storage.exists, map(self._place, paths), storage.READERS))
         self._there = {path for path, exists in zip(paths, there, strict=True) if exists}
         self._written: dict[str, str] = {}
 

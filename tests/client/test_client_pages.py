@@ -44,11 +44,11 @@ def folder(tmp_path):
 
 
 def test_a_page_through_either_client(client):
-    page = client.transcribe_page(drawn(), name="p.png")
+    page = client.transcribe_page(drawn(), source="p.png")
     assert (page.image, page.width, page.height) == ("p.png", 900, 700)
     assert [line.baseline[0][1] for line in page.lines] == pytest.approx(BOTTOMS, abs=4)
     assert all(line.text and 0 < line.confidence < 1 for line in page.lines)
-    found = client.find_page(drawn(), name="p.png")
+    found = client.find_page(drawn(), source="p.png")
     assert [(line.baseline, line.text) for line in found.lines] == [(line.baseline, "") for line in page.lines]
     with pytest.raises(ImageError):
         client.transcribe_page(b"")

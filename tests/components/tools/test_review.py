@@ -20,6 +20,7 @@ from components.example_gen.splits import SPLITS
 from components.tools.review import review
 from components.transform.settings import TransformConfig
 from htr_client import ImageError, RequestLog, Timings, Transcription
+from htr_client.image_files import pack
 from htr_client.suspicion import Suspicion
 from pipeline import cli
 from tests.conftest import drawn_image, encode, write_dataset
@@ -345,6 +346,17 @@ def test_commands_import_no_tensorflow(log, tmp_path):
     command = [sys.executable, "-c", code, str(log), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_labelled_tiff_is_the_png_that_a_log_has_of_it(tmp_path, capsys):
+    made = RequestLog(tmp_path / "log", rate=1)
+    names = write_dataset(tmp_path / "names", [{"filename": f"{number}.tif", "text": "ab"} for number in range(3)])
+    for tiff in sorted(names.glob("*.tif")):
+        made.offer(pack(tiff).data, "guess", 0.1, "htr", 7)  # what a client sends
+    made.close()
+    command = ["review", "--logs", str(tmp_path / "log"), "--output", str(tmp_path / "review"), "--data", str(names)]
+    assert cli.main(command) == cli.USAGE
+    assert "Nothing to review: 3 images labelled already" in capsys.readouterr().err
 
 
 def test_what_cannot_be_read_is_counted(tmp_path, capsys):
