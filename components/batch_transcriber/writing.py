@@ -17,6 +17,7 @@ from components.common.ahead import ahead
 from htr_client import pages
 from htr_client.errors import ImageError
 from htr_client.kinds import failure, suspicions
+from htr_client.results import rounded
 from htr_client.suspicion import NO_LINES
 
 CHANGED_DOCUMENT = "changed_document"
@@ -75,7 +76,7 @@ class Table:
         if not texts:
             texts, first = [ImageText("", 0.0, suspicions(result) if isinstance(result, pages.Page) else ())], 0
         for number, text in enumerate(texts, first):
-            row = {"path": path, "line": number, "text": text.text, "confidence": round(text.confidence or 0.0, 6)}
+            row = {"path": path, "line": number, "text": text.text, "confidence": rounded(text.confidence or 0.0)}
             codes = [suspicion.code for suspicion in text.suspicions] if isinstance(text, ImageText) else []
             row["suspicions"] = " ".join(codes)
             self._rows.append({column: row[column] for column in self._job.columns})

@@ -50,6 +50,14 @@ def test_answers_are_logged_with_their_images(server, tmp_path):
     assert log.counts == (3, 3, 0, 0)
 
 
+def test_confidences_of_lines_keep_their_digits(tmp_path):
+    log, confidences = RequestLog(tmp_path, rate=1), [0.0, 3.9e-10, 5.81432e-06, 0.012345, 0.998877, 1.0]
+    for confidence in confidences:
+        log.offer(b"\x89PNG", "a line", confidence, "htr", 1)
+    log.close()
+    assert [float(row["confidence"]) for row in rows(tmp_path)] == confidences
+
+
 def test_originals_can_be_found_again(server, tmp_path):
     """By the name of the image and the id of the request."""
     (tmp_path / "a.png").write_bytes(png("path"))

@@ -180,7 +180,8 @@ def with_text(line: Line, band: Band, transcription: Transcription, width: int, 
 
     Returns:
         The line with text, confidence and words, or with the error. A word's box lies within that of the line's polygon
-        and baseline, and on the page; its confidence is the product of those of its characters.
+        and baseline, and on the page; its confidence is the product of those of its characters, which
+        know nothing of the language model.
     """
     if transcription.error is not None:
         return replace(line, error=LineError(transcription.error.reason, str(transcription.error)))

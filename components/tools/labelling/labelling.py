@@ -23,6 +23,7 @@ from htr_client.image_files import pack
 from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.model import Page
 from htr_client.pages.reading import is_page
+from htr_client.results import rounded
 from htr_client.suspicion import NO_TEXT, PAGE_LIKE
 
 # No .csv: a training would look for labels in it, too. Spreadsheets open text with tabs.
@@ -69,7 +70,7 @@ def write(
     with made_whole(target) as unfinished, whole_dataset(unfinished, FIELDS, crlf=True) as add:
         for answer, image in _believed(answers, above, counts, max_pixels, find_page):
             counts.labelled += 1
-            confidence, source = f"{answer.confidence:.4f}", plain(answer.source or "")
+            confidence, source = rounded(answer.confidence), plain(answer.source or "")
             # An error rate that is measured on a model's own texts would say nothing.
             add(f"{counts.labelled:06d}", image, answer.text, "train", confidence, answer.version, source)
         if not counts.labelled:
@@ -89,7 +90,7 @@ def _believed(
     find_page: Callable[[str], Page] | None,
 ) -> Iterator[tuple[Transcription, bytes]]:
     for answer in answers:
-        path, read = answer.source or "", (answer.text, f"{answer.confidence:.4f}")
+        path, read = answer.source or "", (answer.text, str(rounded(answer.confidence)))
         if answer.error is not None:
             counts.leave_out("unread", path, detail=str(answer.error))
             continue

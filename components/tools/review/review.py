@@ -31,6 +31,7 @@ from htr_client import Transcription
 from htr_client.errors import ImageError
 from htr_client.image_files import pack
 from htr_client.pages.xml_files import read_confidence
+from htr_client.results import rounded
 
 PAGE_FILE = "review.html"
 FIELDS = ("filename", "text", "split", GUESS, CONFIDENCE, "model_version", LABELLING_MODEL, "source")
@@ -196,7 +197,7 @@ def write(
     lines = []
     with whole_dataset(target, FIELDS, crlf=True) as add:
         for number, (digest, doubt) in enumerate(rows, 1):
-            confidence, version = f"{doubt.confidence:.4f}", doubt.model_version
+            confidence, version = str(rounded(doubt.confidence)), doubt.model_version
             # Images that were chosen because they are hard would shift every figure that is measured on them. The text
             # is the model's until a person has looked at it: the page then empties that column.
             values = (doubt.guess, "train", doubt.guess, confidence, version, version or "unknown", doubt.source)
@@ -216,4 +217,5 @@ def write(
 
 
 def _least_sure(doubts: dict[bytes, Doubt]) -> list[tuple[bytes, Doubt]]:
-    return sorted(doubts.items(), key=lambda item: (item[1].confidence, item[1].source))
+    """The doubts by confidence; those of the same stay as they came: row 10 of a log after row 9."""
+    return sorted(doubts.items(), key=lambda item: item[1].confidence)

@@ -251,7 +251,7 @@ def test_pages_are_left_out_and_large_images_of_a_word_are_not(tmp_path, text, c
     labelling.write(answers, str(tmp_path / "read"), 0.5, counts, find_page=find)
     assert [row["text"] for row in rows(tmp_path / "read" / "labels.csv")] == ["Anna"]
     assert (counts.labelled, counts.page) == (1, 1)
-    assert counts.left_out == [(str(tmp_path / "page.png"), "page", text, f"{confidence:.4f}", "page_like")]
+    assert counts.left_out == [(str(tmp_path / "page.png"), "page", text, str(confidence), "page_like")]
     with pytest.raises(labelling.LabellingError, match=r"1 image of pages.* htr transcribe --kind page"):
         labelling.write(answers[:1], str(tmp_path / "none"), 0.5, labelled.Counts(), find_page=find)
 

@@ -231,6 +231,33 @@ def test_limit_keeps_the_least_sure(log, tmp_path, capsys):
     assert f"3 of 20 images, the least sure ones (--limit collects more), in {output}" in capsys.readouterr().out
 
 
+def of_confidences(folder, confidences):
+    """A log with an image for each confidence, which are texts."""
+    write_dataset(folder, [{"filename": f"{number}.png", "text": "ab"} for number in range(len(confidences))])
+    table = [f"{number}.png,guess {number},{confidence}" for number, confidence in enumerate(confidences)]
+    (folder / "labels.csv").write_text("\n".join(["filename,text,confidence", *table]), encoding="utf-8")
+    return folder
+
+
+def test_least_sure_of_long_lines_are_told_apart(tmp_path):
+    made = RequestLog(tmp_path / "log", rate=1)
+    for number in range(12):
+        made.offer(encode(drawn_image(200, 40, number)), f"guess {number}", 1e-7 * (12 - number), "htr", 7)
+    made.close()
+    output = tmp_path / "review"
+    assert cli.main(["review", "--logs", str(tmp_path / "log"), "--output", str(output), "--limit", "3"]) == 0
+    assert [row["text"] for row in rows(output)] == ["guess 11", "guess 10", "guess 9"]
+    assert [float(row["confidence"]) for row in rows(output)] == [1e-7, 2e-7, 3e-7]
+
+
+@pytest.mark.parametrize("limit", [3, 11])
+def test_rows_of_the_same_confidence_come_in_their_order(tmp_path, limit):
+    """As in logs of earlier clients, which have four decimals; by its name row 10 would come before row 2."""
+    log, output = of_confidences(tmp_path / "log", ["0.0000"] * 12), tmp_path / "review"
+    assert cli.main(["review", "--logs", str(log), "--output", str(output), "--limit", str(limit)]) == 0
+    assert [row["text"] for row in rows(output)] == [f"guess {number}" for number in range(limit)]
+
+
 def test_images_of_logs_are_checked_as_a_server_would(tmp_path, capsys):
     """A TIFF does not become a file named .jpg, and what is no image is not one to correct."""
     folder = tmp_path / "log"
@@ -263,7 +290,7 @@ def test_confidences_that_are_none_are_told(tmp_path, capsys):
     output = tmp_path / "review"
     assert cli.main(["review", "--logs", str(folder), "--output", str(output)]) == 0
     said = capsys.readouterr()
-    assert [row["confidence"] for row in rows(output)] == ["0.0000", "0.5000"]
+    assert [row["confidence"] for row in rows(output)] == ["0.0", "0.5"]
     assert "6 could not be read; the first: log/labels.csv, row 3: confidence is 'nan', not a number" in said.err
     assert "note: " in said.err and f"{folder}/notes.csv" in said.err  # a table that was passed over
 
