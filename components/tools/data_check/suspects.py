@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import statistics
 import unicodedata
 from collections import Counter, defaultdict
@@ -19,6 +20,8 @@ NO_TEXT = {"none", "null", "nan", "n/a", "na", "todo", "tbd", "unknown", "illegi
 _OUTLINE_BANDS, _OUTLINE_DIFFERENT, _OUTLINE_LEAST = 16, 8, 24
 _CROWDED_BUCKET = 50
 _FITTED = 20_000
+# ZWNJ and ZWJ where Persian, the scripts of India and emoji need them.
+_JOINED = re.compile(r"(?<=[^\x00-\x7f\u200c\u200d])[\u200c\u200d](?=[^\x00-\x7f\u200c\u200d])")
 _UNEXPLAINED = 0.9  # of the widths' spread: labels say next to nothing about them
 
 
@@ -136,7 +139,7 @@ def _by_writer(values: np.ndarray, writers: Sequence[str]) -> np.ndarray:
 
 def odd_labels(text: str) -> Iterator[str]:
     """Why a label looks wrong by itself, in words; nothing for an ordinary one."""
-    for character in sorted(set(text)):
+    for character in sorted(set(_JOINED.sub("", text))):
         category = unicodedata.category(character)
         if category in ("Cf", "Co", "Cn", "Zl", "Zp") or (category == "Zs" and character != " "):
             name = unicodedata.name(character, "unnamed").lower()
@@ -145,9 +148,11 @@ def odd_labels(text: str) -> Iterator[str]:
         yield "holds two spaces in a row"
     if text.lower().strip(".?!-_ ") in NO_TEXT or not text.strip("?._-* "):
         yield "looks like a note that there is no text (data.placeholders)"
-    if not text.isascii():
+    for encoding, least in (("cp1252", 1), ("cp1251", 2)):  # one character may be an ordinary word: Ukrainian for "no"
         with contextlib.suppress(UnicodeError):  # as nearly always: such letters alone are no UTF-8
-            yield f"is what {text.encode('cp1252').decode()!r} becomes where UTF-8 is opened as cp1252, as Excel does"
+            meant = text.encode(encoding).decode()
+            if sum(not character.isascii() for character in meant) >= least:
+                yield f"is what {meant!r} becomes where UTF-8 is opened as {encoding}, as Excel does"
     scripts = {unicodedata.name(c, "").split(" ")[0] for c in text if c.isalpha()}
     scripts &= {"LATIN", "CYRILLIC", "GREEK"}
     if len(scripts) > 1:

@@ -146,14 +146,42 @@ def test_what_is_no_table_is_named(tmp_path, content, settings, message):
 
 @pytest.mark.parametrize(
     ("encoding", "told"),
-    [("cp1252", "0042.png,été` with data.encoding=cp1252 ("), ("mac_roman", "été` with data.encoding=mac_roman (")],
+    [("cp1252", "`0042.png,été` in cp1252 or "), ("mac_roman", "`0042.png,été` in mac_roman")],
 )
-def test_the_line_that_is_no_utf8_is_shown_as_other_encodings_read_it(tmp_path, encoding, told):
+def test_the_line_that_is_no_utf8_is_shown_in_other_encodings(tmp_path, encoding, told):
     rows = "".join(f"{i:04d}.png,Anna\r" for i in range(3000))  # more than is read at once
     (tmp_path / "labels.csv").write_bytes(f"filename,text\r{rows}0042.png,été\r".encode(encoding))
     with pytest.raises(DatasetError, match="line 3002 reads ") as found:
         read(tmp_path)
     assert told in str(found.value) and "position" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "labels"),
+    [
+        ("cp1250", "Łódź żółw Kraków święto"),
+        ("cp1250", "tükörfúrógép árvíztűrő"),  # the first is the same in cp1252
+        ("cp1251", "Привет Москва щука"),
+        ("cp1253", "Αθήνα λόγος Σωκράτης"),
+        ("cp1254", "İstanbul şeker ığdır"),
+        ("gb18030", "北京 上海 你好"),
+        ("cp932", "東京 大阪 ありがとう"),
+        ("cp949", "안녕하세요 한국어 서울"),
+        ("cp874", "สวัสดี ภาษาไทย กรุงเทพ"),
+    ],
+)
+def test_the_encodings_of_other_countries_are_among_those_shown(tmp_path, encoding, labels):
+    rows = "".join(f"{i}.png,{label}\n" for i, label in enumerate(["Anna", *labels.split()]))
+    (tmp_path / "labels.csv").write_bytes(f"filename,text\n{rows}".encode(encoding))
+    with pytest.raises(DatasetError, match=r"set data\.encoding to the encoding in which the line is right") as found:
+        read(tmp_path)
+    assert any(f",{label}` in {encoding}" in str(found.value) for label in labels.split()), found.value
+
+
+def test_a_file_that_fits_no_encoding_is_not_said_to_fit_one(tmp_path):
+    (tmp_path / "labels.csv").write_bytes(b"filename,text\n" + bytes(range(255, 0, -1)) * 9)
+    with pytest.raises(DatasetError, match=r"is not utf-8 text \('utf-8' codec can't decode"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["labels.xlsx", "Labels.ODS"])

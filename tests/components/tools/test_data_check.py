@@ -175,13 +175,19 @@ def test_empty_and_inverted_images_are_named(tmp_path, capsys):
         ("???", "no text"),
         ("Аnna", "mixes Cyrillic and Latin"),
         ("Ã©tÃ©", "'été' becomes where UTF-8 is opened as cp1252"),
+        ("РџСЂРёРІРµС‚", "'Привет' becomes where UTF-8 is opened as cp1251"),
+        ("An\u200dna", "U+200D (zero width joiner), which cannot be seen"),
+        ("क्\u200d", "U+200D (zero width joiner), which cannot be seen"),
     ],
 )
 def test_odd_labels_are_explained(label, reason):
     assert reason in " ".join(odd_labels(label))
 
 
-@pytest.mark.parametrize("label", ["Anna", "it's", "12-B", "Ελένη", "Анна", "naïve café", "São", "?!", "St. John"])
+@pytest.mark.parametrize(
+    "label",
+    ["Anna", "it's", "12-B", "Ελένη", "Анна", "Ні", "naïve café", "São", "?!", "St. John", "क्\u200dष", "می\u200cشود"],
+)
 def test_ordinary_labels_are_not_odd(label):
     assert list(odd_labels(label)) == []
 
