@@ -4,6 +4,7 @@ import csv
 import random
 import re
 import shutil
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -363,6 +364,21 @@ def test_the_size_of_writing_on_canvases_of_one_size_is_no_reason_for_suspicion(
     found = [i for i, _ in misfits(seen)]
     assert set(found[:4]) == {7, 8, 9, 10}
     assert len(found) <= 6
+
+
+def test_thousands_of_characters_do_not_fill_the_memory():
+    random, seen = np.random.default_rng(0), []
+    for i in range(2000):
+        characters = random.integers(0x4E00, 0x4E00 + 4000, 20 if i == 7 else int(random.integers(2, 12)))
+        columns = 50 if i == 7 else 30 * len(characters) + int(random.integers(-4, 5))
+        sample = Sample(f"{i}", "", b"", "".join(map(chr, characters)), "", "train", 256, 40, (256, 40), {})
+        seen.append(Seen(sample, "", i, "", b"", 0, columns, 28, 200.0))
+    tracemalloc.start()
+    try:
+        assert [i for i, _ in misfits(seen)] == [7]
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("wrong", [1, 6])
