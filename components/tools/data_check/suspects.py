@@ -19,11 +19,11 @@ NO_TEXT = {"none", "null", "nan", "n/a", "na", "todo", "tbd", "unknown", "illegi
 # Two images whose outlines have so few different bits are the same.
 _OUTLINE_BANDS, _OUTLINE_DIFFERENT, _OUTLINE_LEAST = 16, 8, 24
 _CROWDED_BUCKET = 50
-# Rows, and characters with a width of their own. Chinese has thousands, most of which too few labels hold to tell theirs.
+# Rows, and characters with a width of their own. Of thousands, as in Chinese, most are in too few labels to tell it.
 _FITTED, _OWN_WIDTH = 20_000, 300
+_UNEXPLAINED = 0.9  # of the widths' spread: labels say next to nothing about them
 # ZWNJ and ZWJ where Persian, the scripts of India and emoji need them.
 _JOINED = re.compile(r"(?<=[^\x00-\x7f\u200c\u200d])[\u200c\u200d](?=[^\x00-\x7f\u200c\u200d])")
-_UNEXPLAINED = 0.9  # of the widths' spread: labels say next to nothing about them
 
 
 def same_images(seen: Sequence[Seen]) -> list[tuple[int, int]]:
