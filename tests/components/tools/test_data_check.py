@@ -251,9 +251,8 @@ def test_lines_with_the_preset_for_words_are_told_the_other_one(tmp_path, capsys
     assert "transform.preset=line" not in capsys.readouterr().out, "a given width outlasts the preset"
 
 
-def test_few_labels_adapt_a_base_model(clean, base_models, capsys):
-    fits = ["transform.preset=line", "model.filters=[8,16,16]", "model.recurrent_units=24", "model.recurrent_layers=1"]
-    options = [option for setting in [*fits, "data.limit=200"] for option in ("--set", setting)]
+def test_few_labels_adapt_a_base_model(clean, capsys):
+    options = ("--set", "transform.preset=line", "--set", "data.limit=200")
     out = " ".join(looked(clean, capsys, *options).split())
     assert "starting from the base model for transform.preset=line" in out
     assert "Note: 200 labels would be too few to train a model from nothing; they adapt the base model" in out
@@ -261,6 +260,15 @@ def test_few_labels_adapt_a_base_model(clean, base_models, capsys):
     assert after < before and f"brought its CER on other writers from {before:.2f} to {after:.2f}" in out
     out = " ".join(looked(clean, capsys, *options, "--set", "train.warm_start=none").split())
     assert "starting from nothing" in out and "Problem: 200 labels are too few" in out
+
+
+def test_a_script_that_the_base_model_cannot_write_is_learnt_from_nothing(tmp_path, capsys):
+    for script, label in (("greek", "λόγος"), ("latin", "logos")):
+        rows = [{"filename": f"{number}.png", "text": label, "writer": str(number)} for number in range(60)]
+        out = " ".join(looked(write_dataset(tmp_path / script, rows), capsys).split())
+        told = "knows 0 of the 5 characters of these labels, and few of their letters"
+        assert (told in out) == ("Problem: 60 labels are too few to train" in out) == (script == "greek")
+        assert ("CER on other writers" in out) == (script == "latin")
 
 
 def test_of_very_few_labels_no_figure_is_told_that_was_not_measured(tmp_path, capsys):
