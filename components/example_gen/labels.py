@@ -54,7 +54,8 @@ def right_to_left(text: str) -> list[str]:
     """Scripts of a text that are written from right to left, such as Hebrew; nearly always none."""
     if text.isascii() or max(text) < _FIRST_RIGHT_TO_LEFT:
         return []
-    letters = {c for c in text if unicodedata.bidirectional(c) in ("R", "AL", "AN") and c.isalnum()}
+    # Digits such as Arabic's are not among them (AN): numbers are written from left to right.
+    letters = {c for c in text if unicodedata.bidirectional(c) in ("R", "AL") and c.isalnum()}
     return sorted({unicodedata.name(c, "unnamed").split()[0].split("-")[0].capitalize() for c in letters})
 
 
