@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from components.common.words import visible
+from components.common.words import MOST_CHARACTERS, some_characters, visible
 from components.evaluator.verdict import Verdict
 from components.report.numbers import clock, percent, points, run_name, threshold
 
@@ -29,8 +29,9 @@ def environment(*folders: str) -> jinja2.Environment:
         keep_trailing_newline=True,
     )  # fmt: skip
     made.filters.update(percent=percent, points=points, visible=visible, clock=clock, run_name=run_name,
-                        threshold=threshold, yaml=_yaml, small=_small, band=_band, code=_code)  # fmt: skip
-    made.globals["range_"] = range
+                        threshold=threshold, yaml=_yaml, small=_small, band=_band, code=_code,
+                        some_characters=some_characters)  # fmt: skip
+    made.globals.update(range_=range, most_characters=MOST_CHARACTERS)
     return made
 
 

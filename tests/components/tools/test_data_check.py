@@ -409,6 +409,14 @@ def test_characters_that_cannot_be_seen_have_numbers(tmp_path, capsys):
     assert not set(out) & {"\u202e", "\u200b"}
 
 
+def test_thousands_of_characters_are_not_printed_each(tmp_path, capsys):
+    labels = ["".join(map(chr, range(0x4E00 + 5 * i, 0x4E05 + 5 * i))) for i in range(60)]
+    write_dataset(tmp_path, [{"filename": f"{i}.png", "text": label} for i, label in enumerate(labels)])
+    out = looked(tmp_path, capsys, "--html", str(tmp_path / "check.html"))
+    assert "300 characters: 一" in out and f"{chr(0x4E00 + 199)} and 100 more\n" in out
+    assert "and 100 more</p>" in (tmp_path / "check.html").read_text(encoding="utf-8")
+
+
 def test_labels_that_say_nothing_about_the_ink_give_no_suspects():
     random = np.random.default_rng(1)
     seen = []
