@@ -142,7 +142,7 @@ def odd_labels(text: str) -> Iterator[str]:
     """Why a label looks wrong by itself, in words; nothing for an ordinary one."""
     for character in sorted(set(_JOINED.sub("", text))):
         category = unicodedata.category(character)
-        if category in ("Cf", "Co", "Cn", "Zl", "Zp") or (category == "Zs" and character != " "):
+        if category in ("Cf", "Co", "Cn") or (category == "Zs" and character != " "):
             name = unicodedata.name(character, "unnamed").lower()
             yield f"holds U+{ord(character):04X} ({name}), which cannot be seen"
     if "  " in text:
