@@ -147,8 +147,24 @@ def test_review_removes_the_least_confident_first():
     rows = analysis.review(predictions)
     assert rows[0]["cer"] == analysis.errors_of(predictions).rate
     accepted = predictions[predictions["confidence"] >= rows[4]["threshold"]]
-    assert rows[4]["share"] == 0.2 and len(accepted) == 800
+    assert rows[4]["share"] == 0.2 and rows[4]["sent"] == pytest.approx(0.2) and len(accepted) == 800
     assert rows[4]["cer"] == analysis.errors_of(accepted).rate < rows[0]["cer"]
+
+
+@pytest.mark.parametrize(("images", "empty"), [(4, 0), (24, 0), (200, 60), (200, 3)])
+def test_review_has_a_row_where_a_threshold_sends_images_and_measures_what_it_keeps(images, empty):
+    predictions = table(words(images), rate=0.3)
+    predictions.loc[: empty - 1, "confidence"] = 0.0  # as of images without ink
+    rows = analysis.review(predictions)
+    assert rows[0]["sent"] == 0
+    for row in rows:
+        kept = predictions[predictions["confidence"] >= row["threshold"]]
+        assert row["cer"] == analysis.errors_of(kept).rate
+        assert row["sent"] == pytest.approx(1 - len(kept) / images) and (row["sent"] > 0) == (row["share"] > 0)
+    assert [row["share"] for row in rows if row["share"] < 0.3] == {4: [0, 0.2], 24: [0, 0.05, 0.1, 0.2]}.get(
+        images, [0] if empty == 60 else [0, 0.02, 0.05, 0.1, 0.2]
+    )
+    card.write(contents.build(material(predictions)))
 
 
 def test_report_names_swapped_labels():
