@@ -290,6 +290,18 @@ def test_slices_of_one_image_do_not_change():
     assert "That cannot be told from chance" in text and "Slices that changed" not in text
 
 
+def test_of_many_slices_those_that_differ_by_chance_did_not_change():
+    texts = words(900)
+    for seed in range(6):
+        runs = [table(texts, rate=0.1, writers=60, seed=2 * seed + model) for model in (0, 1)]
+        assert "Slices that changed" not in recogniser_runs.verdict(runs, 0.95)
+    better, worse = (table(texts, rate=0.1, writers=60, seed=seed) for seed in (0, 1))
+    one = worse["writer"] == worse["writer"][0]
+    worse.loc[one, "prediction"] = ""
+    worse = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    assert f"{worse['writer'][0]} " in recogniser_runs.verdict([better, worse], 0.95).split("Slices that changed")[1]
+
+
 def test_runs_of_a_data_folder_that_was_renamed_are_compared():
     predictions = table(words(100), rate=0.1)
     renamed = predictions.assign(source="names-v2", id=predictions["id"].str.replace("data/", "names-v2/", regex=False))
