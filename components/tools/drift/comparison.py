@@ -17,6 +17,8 @@ from components.tools.drift.profiles import CONFIDENCE, Profile
 from htr_client.metrics import Metric, page
 
 FEW = 50
+# Decimals of confidences in logs of earlier clients, and the share of others that may have as few, such as 0 and 1.
+_DECIMALS, _FEW_BY_CHANCE = 4, 0.1
 _NAMES = {
     "width": "width", "height": "height", "text_length": "length of the text", "paper_level": "grey level of the paper",
     "ink_level": "grey level of the ink", "ink_share": "share of dark pixels", "sharpness": "sharpness",
@@ -154,6 +156,8 @@ def compare(before: Profile, after: Profile, overrides: Mapping[str, float]) -> 
 
 def _numbers(name: str, before: Profile, after: Profile, threshold: float) -> Measure:
     a, b = before.numbers[name], after.numbers[name]
+    if name == CONFIDENCE and any(_logged_in_decimals(values) for values in (a, b)):
+        a, b = a.round(_DECIMALS), b.round(_DECIMALS)
     low, high = statistics.median(a), statistics.median(b)
     # The quantiles of a run stand for all its images.
     known = before.samples if name in before.known_at else len(a)
@@ -163,6 +167,11 @@ def _numbers(name: str, before: Profile, after: Profile, threshold: float) -> Me
         name, distance, threshold, float(low), float(high),
         f"{_NAMES[name]}: median {low:.3g} -> {high:.3g}, divergence {distance:.2f}, allowed {threshold:g}{meaning}",
     )  # fmt: skip
+
+
+def _logged_in_decimals(confidences: np.ndarray) -> bool:
+    """Whether some are from logs of earlier clients, where those of most long lines are 0.0000."""
+    return bool(np.mean(confidences == confidences.round(_DECIMALS)) > _FEW_BY_CHANCE)
 
 
 def _meaning(name: str, before: float, after: float) -> str:
