@@ -284,15 +284,21 @@ def review(predictions: pd.DataFrame) -> list[dict[str, float]]:
         predictions: Table of predictions.
 
     Returns:
-        Rows of `share`, `threshold` (the lowest confidence that is still accepted), `cer` and `exact` of the accepted.
+        Rows of `share` (as asked), `threshold` (the lowest confidence that is still accepted), `sent` (share that is
+        below it), `cer` and `exact` of the accepted. No row for a share of fewer than half an image, nor where as many
+        images have the lowest confidence: no threshold sends that share.
     """
-    ordered = predictions.sort_values("confidence", kind="stable")
+    ordered = np.sort(predictions["confidence"].to_numpy())
     rows = []
     for share in REVIEWED:
-        accepted = ordered.iloc[round(share * len(ordered)) :]
-        if len(accepted):
+        place = round(share * len(ordered))
+        if place == len(ordered):
+            continue
+        accepted = predictions[predictions["confidence"] >= ordered[place]]
+        sent = 1 - len(accepted) / len(ordered)
+        if sent or not share:
             errors = errors_of(accepted)
-            rows.append({"share": share, "threshold": float(accepted["confidence"].iloc[0]), "cer": errors.rate,
+            rows.append({"share": share, "sent": sent, "threshold": float(ordered[place]), "cer": errors.rate,
                          "exact": errors.exact})  # fmt: skip
     return rows
 

@@ -22,7 +22,7 @@ def write(contents: Mapping[str, Any]) -> str:
     Returns:
         Markdown.
     """
-    tenth = next(row for row in contents["review"] if row["share"] == REVIEWED)
+    tenth = next((row for row in contents["review"] if row["share"] == REVIEWED), None)
     failures = Verdict.from_dict(contents["verdict"]).failures
     template = environment().get_template("model_card.md.j2")
     max_cer = next(row["bound"] for row in contents["bounds"] if row["setting"] == MAX_CER.setting)

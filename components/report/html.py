@@ -13,7 +13,7 @@ import jinja2
 
 from components.common.words import MOST_CHARACTERS, some_characters, visible
 from components.evaluator.verdict import Verdict
-from components.report.numbers import clock, percent, points, run_name, threshold
+from components.report.numbers import bound_places, clock, percent, points, run_name, threshold
 
 CONTENTS_FILE, PAGE_FILE, PREDICTIONS_FILE = "contents.json", "report.html", "predictions.csv"
 
@@ -29,8 +29,8 @@ def environment(*folders: str) -> jinja2.Environment:
         autoescape=jinja2.select_autoescape(("html.j2",)), trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
     )  # fmt: skip
-    made.filters.update(percent=percent, points=points, visible=visible, clock=clock, run_name=run_name,
-                        threshold=threshold, yaml=_yaml, small=_small, band=_band, code=_code,
+    made.filters.update(percent=percent, points=points, bound_places=bound_places, visible=visible, clock=clock,
+                        run_name=run_name, threshold=threshold, yaml=_yaml, small=_small, band=_band, code=_code,
                         some_characters=some_characters, clusters=_clusters)  # fmt: skip
     made.globals.update(range_=range, most_characters=MOST_CHARACTERS)
     return made

@@ -6,19 +6,35 @@ import math
 import re
 from decimal import ROUND_FLOOR, Decimal
 
+from components.evaluator.verdict import BOUND_DIGITS, ROUNDING, telling_places
+
 _DIGITS = 3  # of a threshold, or of its distance to 1
 
 
-def percent(rate: float | None) -> str:
-    """A rate in percent with two digits; a dash for what is not a number."""
-    return "–" if rate is None or math.isnan(rate) else f"{100 * rate:.2f} %"
+def percent(rate: float | None, places: int = 2) -> str:
+    """A rate in percent with some digits; a dash for what is not a number."""
+    return "–" if rate is None or math.isnan(rate) else f"{100 * rate:.{places}f} %"
 
 
-def points(difference: float | None) -> str:
-    """A difference of rates in percentage points, with its sign."""
+def points(difference: float | None, places: int = 2) -> str:
+    """A difference of rates in percentage points, with its sign and some digits; no minus before what rounds to 0."""
     if difference is None or math.isnan(difference):
         return "–"
-    return f"{100 * difference:+.2f}".replace("-", "−")
+    return f"{round(100 * difference, places) + 0.0:+.{places}f}".replace("-", "−")
+
+
+def bound_places(bound: float | None, value: float | None = None) -> int:
+    """Digits, two or more, with which `percent` and `points` show a bound as it is, and a value that is above it.
+
+    Args:
+        bound: A rate; None where the bound is off.
+        value: What was measured.
+    """
+    if bound is None:
+        return 2
+    exact = len(f"{bound:.{BOUND_DIGITS}f}".rstrip("0").partition(".")[2])
+    excess = 0.0 if value is None else value - bound
+    return max(4, exact, telling_places(excess, 4) if excess > ROUNDING else 0) - 2
 
 
 def run_name(run_id: str) -> str:

@@ -131,9 +131,12 @@ def _suspect(seen: Sequence[Seen]) -> dict[str, Any]:
     """Labels and images that look wrong, with the reason in words."""
     odd = [{**_row(s), "why": why} for s in seen for why in odd_labels(s.sample.text)]
     wrong_length = [
-        {**_row(seen[i]), "why": f"the ink is {factor:.1f} times as wide as usual for {len(seen[i].sample.text)} "
-         "characters" if factor > 1 else f"the ink is {1 / factor:.1f} times narrower than usual for "
-         f"{len(seen[i].sample.text)} characters"}
+        {
+            **_row(seen[i]), "factor": round(factor, 2),
+            "why": f"the ink is {factor:.1f} times as wide as usual for {len(seen[i].sample.text)} characters"
+            if factor > 1
+            else f"the ink is {1 / factor:.1f} times narrower than usual for {len(seen[i].sample.text)} characters",
+        }
         for i, factor in misfits(seen)
     ]  # fmt: skip
     empty = [{**_row(s), "why": "the image shows nothing, or next to nothing"} for s in seen if s.contrast < FAINT]

@@ -123,21 +123,7 @@ def _about_labels(contents: Mapping[str, Any], samples: int, result: Findings) -
     if same["repeats"]:
         result.note("repeats", f"Images twice in one split under the same label: {len(same['repeats'])}.",
                     "They count twice in training and in the figures.")  # fmt: skip
-    count = len(suspect["misfits"])
-    if count:
-        share = count / max(samples, 1)
-        shown = some([f"{row['text']!r} in row {row['place'].split()[1]}" for row in suspect["misfits"]], 3)
-        if share > 0.01 and count >= SHIFTED:
-            result.problem(
-                "swapped_labels",
-                f"{count} labels ({share:.1%}) are much too long or too short for the ink of their image ({shown}). "
-                f"Labels that belong to other images look like that, and several times as many of them would fit by "
-                f"chance; so do images with rules, stains or more words than the label.",
-                "Were rows swapped or shifted against the images?",
-            )
-        else:
-            result.note("misfits", f"Labels that are much too long or too short for the ink of their image: {count} "
-                        f"({shown}).")  # fmt: skip
+    _about_misfits(suspect["misfits"], samples, result)
     for kind, text in (("odd", "Labels that look wrong by themselves"), ("empty", "Images with next to nothing on "
                        "them"), ("dark", "Images with light writing on a dark ground")):  # fmt: skip
         if suspect[kind]:
@@ -145,6 +131,30 @@ def _about_labels(contents: Mapping[str, Any], samples: int, result: Findings) -
             why = f" {row['why']}" if kind == "odd" else ""
             result.note(f"{kind}_{'labels' if kind == 'odd' else 'images'}", f"{text}: {len(suspect[kind])}, for "
                         f"example {row['place']}: {row['text']!r}{why}.")  # fmt: skip
+
+
+def _about_misfits(misfits: Sequence[Mapping[str, Any]], samples: int, result: Findings) -> None:
+    if not misfits:
+        return
+    count, short = len(misfits), sum(row["factor"] > 1 for row in misfits)
+    long = count - short
+    shown = some([f"{row['text']!r} in row {row['place'].split()[1]}" for row in misfits], 3)
+    # Labels of other images are too long as often as too short. What else does not fit is nearly all of one kind.
+    swapped = 2 * min(long, short)
+    if swapped >= max(0.01 * samples, SHIFTED):
+        result.problem(
+            "swapped_labels",
+            f"{count} labels ({count / samples:.1%}) are much too long or too short for the ink of their image "
+            f"({shown}): {long} too long, {short} too short. Labels that belong to other images are both, and several "
+            f"times as many of them would fit by chance; images with rules, stains or more words than the label look "
+            f"like that, too.",
+            "Were rows swapped or shifted against the images?",
+        )
+        return
+    sides = (("Too long, as where writing is squeezed or cut off", long),
+             ("Too short, as where an image has rules, stains or more words", short))  # fmt: skip
+    result.note("misfits", f"Labels that are much too long or too short for the ink of their image: {count} ({shown}). "
+                + " ".join(f"{side}: {number}." for side, number in sides if number))  # fmt: skip
 
 
 def _about_characters(

@@ -12,16 +12,13 @@ import numpy as np
 
 from components.common.words import counted, some, visible
 from components.example_validator import thresholds
+from components.example_validator.divergence import divergence, numbers_apart
 from components.tools.drift.profiles import CONFIDENCE, Profile
 from htr_client.metrics import Metric, page
 
 FEW = 50
-_BINS = 10
 # Decimals of confidences in logs of earlier clients, and the share of others that may have as few, such as 0 and 1.
 _DECIMALS, _FEW_BY_CHANCE = 4, 0.1
-# A row of pixels more or a grey level less on all images would be as far as can be by divergence, and changes nothing.
-_SAME_SCALE = 0.03
-_MEASURED_IN_STEPS = ("text_length", CONFIDENCE)  # of these, none is too small to matter
 _NAMES = {
     "width": "width", "height": "height", "text_length": "length of the text", "paper_level": "grey level of the paper",
     "ink_level": "grey level of the ink", "ink_share": "share of dark pixels", "sharpness": "sharpness",
@@ -157,44 +154,14 @@ def compare(before: Profile, after: Profile, overrides: Mapping[str, float]) -> 
     return Comparison(before.name, after.name, (before.samples, after.samples), kind, measures, notes)
 
 
-def divergence(before: np.ndarray, after: np.ndarray) -> float:
-    """Jensen-Shannon divergence of two counts by bin in bits, less what chance explains of it: 0 where it explains all.
-
-    Args:
-        before: Counts [bins] with a positive sum.
-        after: Counts of the same bins.
-    """
-    n, m = before.sum(), after.sum()
-    p, q = before / n, after / m
-    middle = (p + q) / 2
-    value = _entropy(middle) - (_entropy(p) + _entropy(q)) / 2
-    # For two samples of one distribution it is this share of a chi-squared variable with bins - 1 degrees of freedom
-    # (Lin 1991, Menéndez et al. 1997): its mean and two standard deviations.
-    freedom = np.count_nonzero(middle) - 1
-    chance = (freedom + 2 * math.sqrt(2 * freedom)) / (8 * math.log(2)) * (1 / n + 1 / m)
-    return float(max(0.0, value - chance))
-
-
-def _entropy(shares: np.ndarray) -> float:
-    positive = shares[shares > 0]
-    return float(-(positive * np.log2(positive)).sum())
-
-
 def _numbers(name: str, before: Profile, after: Profile, threshold: float) -> Measure:
     a, b = before.numbers[name], after.numbers[name]
     if name == CONFIDENCE and any(_logged_in_decimals(values) for values in (a, b)):
         a, b = a.round(_DECIMALS), b.round(_DECIMALS)
     low, high = statistics.median(a), statistics.median(b)
-    if name not in _MEASURED_IN_STEPS and low > 0 < high and 1 / (1 + _SAME_SCALE) <= high / low <= 1 + _SAME_SCALE:
-        b = b * (low / high)
-    # Whole numbers are the same ones again after a change of scale.
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    edges = _edges(a, b, before.known_at.get(name))
-    places = [np.searchsorted(edges, values) for values in (a, b)]
-    counts = [np.bincount(place, minlength=len(edges) + 1) for place in places]
     # The quantiles of a run stand for all its images.
     known = before.samples if name in before.known_at else len(a)
-    distance = divergence(counts[0] * (known / len(a)), counts[1])
+    distance = numbers_apart(name, a, b, (known, len(b)), before.known_at.get(name))
     meaning = f": {_meaning(name, low, high)}" if distance > threshold and low != high else ""
     return Measure(
         name, distance, threshold, float(low), float(high),
@@ -205,16 +172,6 @@ def _numbers(name: str, before: Profile, after: Profile, threshold: float) -> Me
 def _logged_in_decimals(confidences: np.ndarray) -> bool:
     """Whether some are from logs of earlier clients, where those of most long lines are 0.0000."""
     return bool(np.mean(confidences == confidences.round(_DECIMALS)) > _FEW_BY_CHANCE)
-
-
-def _edges(before: np.ndarray, after: np.ndarray, known_at: np.ndarray | None) -> np.ndarray:
-    """Upper ends [bins - 1] of all bins but the last."""
-    if known_at is not None:
-        # Between its quantiles nothing is known about a run: other bins would compare what was made up there.
-        return known_at
-    # Bins that hold the same share of both together: no outlier stretches them, and none is empty.
-    points = np.concatenate([np.quantile(values, np.linspace(0, 1, 201)) for values in (before, after)])
-    return np.unique(np.quantile(points, np.arange(1, _BINS) / _BINS).astype(np.float32))
 
 
 def _meaning(name: str, before: float, after: float) -> str:

@@ -27,14 +27,13 @@ from components.example_gen.rejects import FITS_AS_LINE, Reject, advice_for
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SplitRule
 from components.example_gen.table import DatasetError, Row, Table, read_together
+from components.example_validator.divergence import quantiles
 from components.report import html, summary
 from components.tools.log_times import read_time, time_column
 from components.transform.settings import TransformConfig
 from htr_client.pages.xml_files import read_confidence
 
 CONFIDENCE = "confidence"
-# Values that stand for a distribution that is known by its quantiles only; odd, so that the middle one is its median.
-_VALUES = 1001
 # Settings of `data` that reject rows, whatever the names of their columns.
 _REJECTING = ("placeholders", "alphabet", "max_megapixels")
 
@@ -53,8 +52,7 @@ class Profile:
         accepted: Accepted rows of all splits.
         numbers: float64 [samples] by name in `NUMBERS`, where known `CONFIDENCE`; of a run, its quantiles instead,
             repeated in proportion to the images.
-        known_at: For a run, the values at which the share of smaller and equal ones is known, by name in `NUMBERS`:
-            just below the minimum, then the deciles, then the maximum; float32, as examples hold them.
+        known_at: For a run, the ends of bins in which the share of its values is known, by name in `NUMBERS`.
         characters: How often each occurs in the texts; empty if unknown.
         alphabet: Characters that are known to occur.
         rejected: Refused rows by reason.
@@ -270,19 +268,3 @@ def _as_clients_decode(contents: Mapping[str, Any]) -> bool:
     """Whether the texts of a report, and with them the confidences, are those that clients get by default."""
     language_model = contents.get("language_model")  # an earlier release had neither this nor the decoder
     return contents["config"]["gate"].get("decoder") == "default" or not (language_model and language_model["weight"])
-
-
-def quantiles(numbers: statistics_pb2.NumericStatistics) -> tuple[np.ndarray, np.ndarray]:
-    """What a histogram of quantiles says about the values that it sums up.
-
-    Returns:
-        `_VALUES` values that are distributed alike: each is the quantile at or above it, since no value between two
-        quantiles needs to occur. And the values at which that distribution is exact.
-    """
-    (histogram,) = [h for h in numbers.histograms if h.type == statistics_pb2.Histogram.QUANTILES]
-    ends = np.array([bucket.high_value for bucket in histogram.buckets])
-    reached = np.cumsum([bucket.sample_count for bucket in histogram.buckets])
-    shares = (np.arange(_VALUES) + 0.5) / _VALUES
-    below = np.nextafter(np.float32(histogram.buckets[0].low_value), np.float32(-np.inf))
-    known_at = np.unique(np.array([below, *ends], np.float32))
-    return ends[np.searchsorted(reached / reached[-1], shares)], known_at

@@ -5,6 +5,7 @@ import os
 import unicodedata
 import uuid
 
+import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
@@ -380,6 +381,14 @@ def test_statistics_see_inverted_and_blurred_images():
     normal, inverted, blurred = describe([page, 255 - page, cv2.GaussianBlur(page, (0, 0), 3)])
     assert inverted["ink_share"] > 0.5 > normal["ink_share"]
     assert blurred["sharpness"] < normal["sharpness"] / 2
+
+
+def test_a_large_canvas_with_little_ink_is_not_a_hundred_times_as_sharp():
+    page = drawn_image(200, 64)
+    canvas = np.full((640, 2000), page.max(), np.uint8)
+    canvas[320:384, 900:1100] = page
+    small, large = describe([page, canvas])
+    assert large["sharpness"] < 3 * small["sharpness"]
 
 
 def test_a_split_column_that_names_all_splits_is_kept(tmp_path):

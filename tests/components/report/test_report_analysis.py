@@ -147,8 +147,24 @@ def test_review_removes_the_least_confident_first():
     rows = analysis.review(predictions)
     assert rows[0]["cer"] == analysis.errors_of(predictions).rate
     accepted = predictions[predictions["confidence"] >= rows[4]["threshold"]]
-    assert rows[4]["share"] == 0.2 and len(accepted) == 800
+    assert rows[4]["share"] == 0.2 and rows[4]["sent"] == pytest.approx(0.2) and len(accepted) == 800
     assert rows[4]["cer"] == analysis.errors_of(accepted).rate < rows[0]["cer"]
+
+
+@pytest.mark.parametrize(("images", "empty"), [(4, 0), (24, 0), (200, 60), (200, 3)])
+def test_review_has_a_row_where_a_threshold_sends_images_and_measures_what_it_keeps(images, empty):
+    predictions = table(words(images), rate=0.3)
+    predictions.loc[: empty - 1, "confidence"] = 0.0  # as of images without ink
+    rows = analysis.review(predictions)
+    assert rows[0]["sent"] == 0
+    for row in rows:
+        kept = predictions[predictions["confidence"] >= row["threshold"]]
+        assert row["cer"] == analysis.errors_of(kept).rate
+        assert row["sent"] == pytest.approx(1 - len(kept) / images) and (row["sent"] > 0) == (row["share"] > 0)
+    assert [row["share"] for row in rows if row["share"] < 0.3] == {4: [0, 0.2], 24: [0, 0.05, 0.1, 0.2]}.get(
+        images, [0] if empty == 60 else [0, 0.02, 0.05, 0.1, 0.2]
+    )
+    card.write(contents.build(material(predictions)))
 
 
 def test_report_names_swapped_labels():
@@ -272,6 +288,18 @@ def test_slices_of_one_image_do_not_change():
     before = analysis.count_edits(before.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
     text = recogniser_runs.verdict([before, table(words(60), rate=0.0, writers=60)], 0.95)
     assert "That cannot be told from chance" in text and "Slices that changed" not in text
+
+
+def test_of_many_slices_those_that_differ_by_chance_did_not_change():
+    texts = words(900)
+    for seed in range(6):
+        runs = [table(texts, rate=0.1, writers=60, seed=2 * seed + model) for model in (0, 1)]
+        assert "Slices that changed" not in recogniser_runs.verdict(runs, 0.95)
+    better, worse = (table(texts, rate=0.1, writers=60, seed=seed) for seed in (0, 1))
+    one = worse["writer"] == worse["writer"][0]
+    worse.loc[one, "prediction"] = ""
+    worse = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    assert f"{worse['writer'][0]} " in recogniser_runs.verdict([better, worse], 0.95).split("Slices that changed")[1]
 
 
 def test_runs_of_a_data_folder_that_was_renamed_are_compared():

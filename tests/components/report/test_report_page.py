@@ -371,7 +371,7 @@ def test_page_and_card_say_what_the_interval_is_over():
 def test_thresholds_of_a_good_model_send_no_more_to_a_person_than_their_rows_say():
     made = in_words(material(table(words(200))))
     thresholds = {0: 0.0, 0.01: 0.000026, 0.02: 0.5, 0.05: 0.6653, 0.1: 0.9977, 0.2: 0.99994, 0.5: 1.0}
-    made["review"] = [{"share": share, "threshold": value, "cer": 0.01, "exact": 0.9}
+    made["review"] = [{"share": share, "sent": share, "threshold": value, "cer": 0.01, "exact": 0.9}
                       for share, value in thresholds.items()]  # fmt: skip
     rows = re.findall(r'<tr><td class="n">[\d.]+ %</td><td class="n">([\d.]+)</td>', write_page(made))
     assert rows == ["0.000026", "0.5", "0.665", "0.9977", "0.99994", "1"]

@@ -87,7 +87,7 @@ def test_what_people_say_of_images_without_text_ends_nothing(tmp_path, capsys):
 
 def test_swapped_labels_are_named(changed, capsys):
     def swap(rows):
-        places = random.Random(1).sample(range(len(rows)), len(rows) // 10)
+        places = random.Random(1).sample(range(len(rows)), len(rows) // 5)
         texts = [rows[i]["IDENTITY"] for i in places]
         for i, text in zip(places, texts[1:] + texts[:1], strict=True):
             rows[i]["IDENTITY"] = text
@@ -389,16 +389,24 @@ def test_thousands_of_characters_do_not_fill_the_memory():
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("wrong", [1, 6])
-def test_a_few_labels_that_do_not_fit_are_no_shifted_rows(tmp_path, capsys, wrong):
+@pytest.mark.parametrize(
+    ("wrong", "swapped", "told"),
+    [
+        ([0], False, "Note: Labels that are much too long or too short for the ink of their image: 1 ("),
+        (range(5), False, "Too long, as where writing is squeezed or cut off: 5.\n"),
+        (range(7, 12), False, "Too short, as where an image has rules, stains or more words: 5.\n"),
+        ([0, 1, 2, 9, 10, 11], True, "3 too long, 3 too short"),
+    ],
+    ids=["one", "squeezed", "stained", "swapped"],
+)
+def test_labels_are_called_swapped_where_they_are_too_long_and_too_short(tmp_path, capsys, wrong, swapped, told):
     lengths = [3 + i % 12 for i in range(60)]
-    labels = [("n" * (17 - n if i < wrong else n)) for i, n in enumerate(lengths)]
+    labels = [("n" * (17 - n if i in wrong else n)) for i, n in enumerate(lengths)]
     write_dataset(tmp_path, [{"filename": f"{i}.png", "text": label} for i, label in enumerate(labels)])
     for i, n in enumerate(lengths):
         (tmp_path / f"{i}.png").write_bytes(encode(canvas("n" * n, i)))
     out = looked(tmp_path, capsys)
-    assert ("swapped or shifted" in out) == (wrong == 6)
-    assert ("Note: Labels that are much too long or too short for the ink of their image: 1 (" in out) == (wrong == 1)
+    assert told in out and ("swapped or shifted" in out) == swapped
 
 
 def test_characters_that_cannot_be_seen_have_numbers(tmp_path, capsys):
