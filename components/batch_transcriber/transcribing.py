@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from components.base_model import packing
+from components.batch_transcriber.listing import Image
 from components.batch_transcriber.output import BatchError
-from components.batch_transcriber.shards import Image
 from components.common import storage, version_settings
 from components.common.ahead import ahead
 from components.common.versions import misplaced

@@ -56,5 +56,7 @@ def whole_table(
         write: _Write = (csv.writer(file) if crlf else CsvWriter(file)).writerow
         write(columns)
         yield write
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave an empty file with the name
     whole(incoming)
     os.replace(incoming, path)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from components.batch_transcriber import batch
+from components.batch_transcriber.output import BatchError
 from components.batch_transcriber.transcribing import Transcriber
 from components.common import storage
 from pipeline import cli
@@ -55,7 +56,7 @@ def command(folder, models, tmp_path, capfd):
 
     def run(output, *more, code=0):
         arguments = ["transcribe", "--input", folder, "--output", tmp_path / output, "--workspace", tmp_path / "w"]
-        arguments += ["--model", models[0], "--line-finder", models[1], "--kind", "page", *more]
+        arguments += ["--model", models[0], "--line-finder", models[1], "--kind", "page", "--shard-size", 2, *more]
         assert cli.main([str(argument) for argument in arguments]) == code
         told = capfd.readouterr()
         return told.err if code else told.out
@@ -127,3 +128,47 @@ def test_an_outage_of_the_disk_ends_the_batch_and_deletes_nothing(transcribe, fo
             transcribe("out", format_="page")
     assert files(tmp_path / "out") == before
     assert transcribe("out", format_="page").new == 1 and set(files(tmp_path / "out")) == set(before)
+
+
+@OUTPUTS
+def test_what_a_power_cut_has_emptied_is_done_again(command, transcribe, folder, tmp_path, output, more):
+    command(output, *more)
+    before, usual = results(tmp_path, output), errors(tmp_path, output)
+    form = more[1] if more else None
+    records = sorted((tmp_path / f"{output}.state").glob("[0-9]*.json"))
+    one = json.loads(records[0].read_text())
+    records[0].write_bytes(b"")
+    assert transcribe(output, format_=form).new == len(one["stamps"])
+    assert set(results(tmp_path, output)) == set(before) and errors(tmp_path, output) == usual
+    emptied = next(name for name in before if name.startswith(("out/b/1", "texts-")))
+    (tmp_path / emptied).write_bytes(b"")
+    assert transcribe(output, format_=form).new >= 1
+    assert results(tmp_path, output)[emptied]
+
+    manifest = tmp_path / f"{output}.state" / "manifest.json"
+    manifest.write_bytes(b"")
+    with pytest.raises(BatchError, match=rf"{manifest} is damaged, .* begin this one again with --overwrite"):
+        transcribe(output, format_=form)
+    assert results(tmp_path, output)
+    outcome = transcribe(output, format_=form, overwrite=True)
+    assert (outcome.new, outcome.kept) == (5, 0) and set(results(tmp_path, output)) == set(before)
+
+
+def test_an_empty_text_of_a_page_without_lines_is_done_once(transcribe, tmp_path):
+    transcribe("out", format_="text")
+    assert (tmp_path / "out" / "b" / "empty.txt").read_bytes() == b""
+    assert transcribe("out", format_="text").new == 0
+    (tmp_path / "out" / "2.txt").write_bytes(b"")
+    (tmp_path / "in" / "2.png").unlink()
+    outcome = transcribe("out", format_="text")
+    assert (outcome.new, outcome.kept) == (0, 0)
+
+
+def test_notes_of_documents_that_a_power_cut_has_emptied_do_not_stop_a_batch(transcribe, tmp_path):
+    """Nothing tells any more which documents are corrected: they stay."""
+    transcribe("out", format_="page")
+    before = files(tmp_path / "out")
+    for notes in (tmp_path / "out.state").glob("*.json"):
+        notes.write_bytes(b"") if notes.name != "manifest.json" else None
+    outcome = transcribe("out", format_="page")
+    assert (outcome.new, outcome.kept) == (5, 4) and files(tmp_path / "out") == before

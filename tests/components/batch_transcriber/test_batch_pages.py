@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from components.batch_transcriber import batch, suspects
+from components.batch_transcriber.output import BatchError
 from components.batch_transcriber.settings import BulkConfig
-from components.batch_transcriber.shards import BatchError
 from components.batch_transcriber.transcribing import Transcriber
 from components.batch_transcriber.writing import remark
 from components.common import storage
