@@ -23,6 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from components.common import storage
 from components.common.records import read_record
 from components.example_gen.header import open_table
+from components.example_gen.outages import is_of_the_store
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table, plain, read_rows
@@ -271,7 +272,7 @@ def _is_still_found(file: PageFile, record: dict[str, Any]) -> bool:
         page = pages.read(storage.read(file.path, MAX_BYTES + 1))
         return locate_image(page.image, file) == (record["image"], record["place"])
     except (pages.PageError, Rejected, OSError) as error:
-        if storage.is_store_failure(file.path, error):
+        if is_of_the_store(file.path, error):
             raise
         return False
 
