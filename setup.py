@@ -36,5 +36,6 @@ setup(
         "packaging",
         "psutil>=5.9",
         "rapidfuzz>=3",
+        "charset-normalizer>=3",
     ],
 )

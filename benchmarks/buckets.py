@@ -20,6 +20,7 @@ import urllib3
 
 from benchmarks.beam import grow, read, seconds
 from components.common import storage
+from components.common.ahead import ahead
 from components.example_gen.dataset import Sample, examine_all
 from components.example_gen.settings import DataConfig
 from components.transform.settings import TransformConfig
@@ -52,10 +53,8 @@ def main() -> None:
         with contextlib.suppress(FileExistsError):
             store.mkdir(args.bucket)
         print(f"Copying {args.images} images to {there}", flush=True)
-        storage.concurrently(
-            lambda path: storage.copy_file(path, path.replace(str(here), there)),
-            [file.path for file in storage.files(str(here))],
-        )
+        paths = [file.path for file in storage.files(str(here))]
+        list(ahead(lambda path: storage.copy_file(path, path.replace(str(here), there)), paths, storage.READERS))
         signed = [store.sign(f"{there}/images/{path.name}") for path in sorted((here / "images").iterdir())]
         ways = {
             "disk": lambda: accepted(str(here)),

@@ -129,9 +129,7 @@ def create_pipeline(
         LanguageModel(examples, trainer.outputs["model"], config.language) if config.language.enabled else None
     )
     model = (language_model or trainer).outputs["model"]
-    baseline = BaselineModel(model, config.model_dir, config.name, config.gate, config.train.warm_start).with_id(
-        "Baseline"
-    )
+    baseline = BaselineModel(model, config.model_dir, config.name, config.gate, config.train.warm_start)
     evaluator = Evaluator(
         examples=examples,
         model=model,

@@ -55,7 +55,7 @@ def create_page_pipeline(config: Config, pipeline_root: str, metadata_connection
         },
     )
     model = trainer.outputs["model"]
-    baseline = BaselineModel(model, model_dir, name, None, config.line_training.warm_start).with_id("Baseline")
+    baseline = BaselineModel(model, model_dir, name, None, config.line_training.warm_start)
     evaluator = LineEvaluator(
         examples, model, baseline.outputs["model"], config.line_gate, config.model_dir, config.name
     )

@@ -41,15 +41,13 @@ class BatchingOptions:
     allowed_batch_sizes: tuple[int, ...] = ()
     enable_large_batch_splitting: bool = False
     max_execution_batch_size: int = 0
-    isolate_failures: bool = True
 
     @classmethod
-    def from_proto(cls, proto: Any, isolate_failures: bool = True) -> BatchingOptions:
+    def from_proto(cls, proto: Any) -> BatchingOptions:
         """Reads and checks a BatchingParameters message.
 
         Args:
             proto: The message.
-            isolate_failures: Whether the calls of a failed batch are tried alone.
 
         Returns:
             The options.
@@ -69,7 +67,7 @@ class BatchingOptions:
             )
             if proto.HasField(name)
         }
-        options = cls(allowed_batch_sizes=tuple(proto.allowed_batch_sizes), isolate_failures=isolate_failures, **known)
+        options = cls(allowed_batch_sizes=tuple(proto.allowed_batch_sizes), **known)
         options.check()
         return options
 
@@ -364,7 +362,7 @@ class Batcher:
             self._run(queue, tasks)
         except Exception as error:
             failure = from_exception(error)
-            if len(tasks) == 1 or not self.options.isolate_failures or failure.code in _NO_RETRY:
+            if len(tasks) == 1 or failure.code in _NO_RETRY:
                 for task in tasks:
                     task.fail(failure)
                 return

@@ -123,7 +123,7 @@ class ModelManager:
     def _progress(self, names: list[str]) -> tuple[list[Version], list[Version], bool]:
         """How far models are from being ready, which is when all versions wanted at the start answer.
 
-        With `serve_newest_good` one that answers is enough once each of the others has failed at least once.
+        One that answers is enough, too, once each of the others has failed at least once.
 
         Args:
             names: Models to look at.
@@ -138,14 +138,13 @@ class ModelManager:
                 continue
             wanted = [version for version in self.versions.live.get(name, {}).values() if version.aspired]
             answering = bool(self.versions.serving.get(name))
-            lenient = answering and self.options.serve_newest_good
             under_way += [
                 version
                 for version in wanted
-                if version.state in (State.START, State.LOADING) and not (lenient and version.failures)
+                if version.state in (State.START, State.LOADING) and not (answering and version.failures)
             ]
             ended = [version for version in wanted if version.state == State.END]
-            if ended and not lenient:
+            if ended and not answering:
                 failed.append(max(ended, key=lambda version: version.number))
             empty = empty or not (wanted or answering)
         return failed, under_way, empty
@@ -243,7 +242,7 @@ class ModelManager:
 
     def _choose(self, model: ModelConfig, found: Mapping[int, str]) -> list[int]:
         chosen = model.policy.choose(found)
-        if model.policy.kind != "latest" or not self.options.serve_newest_good or self.versions.serving.get(model.name):
+        if model.policy.kind != "latest" or self.versions.serving.get(model.name):
             return chosen
         live = self.versions.live.get(model.name, {})
 

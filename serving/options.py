@@ -55,9 +55,7 @@ class ServerOptions:
     mixed_precision: str = ""
     tensorflow_session_config_file: str = ""
     enable_model_warmup: bool = True
-    num_request_iterations_for_warmup: int = 0
     enable_grpc_healthcheck_service: bool = True
-    enable_serialization_as_tensor_content: bool = False
 
     host: str = "127.0.0.1"
     fallback_base_path: str = ""
@@ -66,10 +64,6 @@ class ServerOptions:
     ui_port: int = 0
     max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES
     max_rows_per_request: int = DEFAULT_MAX_ROWS
-    check_input_shapes: bool = True
-    require_variables: bool = True
-    serve_newest_good: bool = True
-    isolate_batch_failures: bool = True
     drain_wait_seconds: float = 0.0
     drain_grace_seconds: float = 30.0
 
@@ -153,9 +147,7 @@ _FLAGS = (
     ),
     _Flag("tensorflow_session_config_file", "text file with a ConfigProto"),
     _Flag("enable_model_warmup", "answer a version's warm-up requests before it is served"),
-    _Flag("num_request_iterations_for_warmup", "how often each warm-up request is sent"),
     _Flag("enable_grpc_healthcheck_service", "serve grpc.health.v1.Health (TensorFlow Serving's default: off)"),
-    _Flag("enable_serialization_as_tensor_content", "answer with tensor_content instead of typed values"),
     _Flag("host", "address to bind; 0.0.0.0 is what TensorFlow Serving does", own=True, metavar="ADDRESS"),
     _Flag("fallback_base_path", "serve the versions in this directory until --model_base_path has one", own=True),
     _Flag("line_finder_base_path", "also serve the versions in this directory as htr-lines, for pages", own=True),
@@ -165,10 +157,6 @@ _FLAGS = (
         "max_request_bytes", "largest request, gRPC or REST (TensorFlow Serving: 2147483647)", own=True, metavar="BYTES"
     ),
     _Flag("max_rows_per_request", "most rows in one request without batching; 0 is no limit", own=True),
-    _Flag("check_input_shapes", "refuse shapes the signature excludes; some abort TensorFlow Serving", own=True),
-    _Flag("require_variables", "refuse a version whose variables are missing", own=True),
-    _Flag("serve_newest_good", "if the newest version fails and nothing is served yet, use an older one", own=True),
-    _Flag("isolate_batch_failures", "try each request of a failed batch alone", own=True),
     _Flag("drain_wait_seconds", "after SIGTERM, report NOT_SERVING but take requests this long", own=True),
     _Flag(
         "drain_grace_seconds", "after SIGTERM, let running requests end within this time, then cancel them", own=True
@@ -178,6 +166,8 @@ _FLAGS = (
 IGNORED_FLAGS = (
     "num_unload_threads",
     "flush_filesystem_caches",
+    "num_request_iterations_for_warmup",
+    "enable_serialization_as_tensor_content",
     "per_process_gpu_memory_fraction",
     "remove_unused_fields_from_bundle_metagraph",
     "enable_signature_method_name_check",

@@ -78,9 +78,6 @@ class RunnerOptions:
     inter_op_parallelism: int = 0
     bfloat16: bool = False
     enable_warmup: bool = True
-    warmup_iterations: int = 1
-    check_input_shapes: bool = True
-    require_variables: bool = True
     max_tensor_bytes: int = 256 << 20
 
 
@@ -179,11 +176,11 @@ class LoadedModel:
         saver = self.meta_graph.saver_def
         assets = self._asset_feeds()
         has_files = (folder / "variables.index").exists()
-        if not has_files and self.options.require_variables and self._needs_variables():
+        if not has_files and self._needs_variables():
             raise ServingError(
                 Code.NOT_FOUND,
                 f"{folder}{os.sep} holds no checkpoint, but the model has variables. (TensorFlow Serving would "
-                "load this version and then fail every request; see --require_variables.)",
+                "load this version and then fail every request.)",
             )
         if has_files and saver.restore_op_name:
             prefix = np.array(str(folder / "variables").encode(), dtype=object)
@@ -312,8 +309,7 @@ class LoadedModel:
         signature = self.signature(request.model_spec.signature_name)
         feeds = prepare_feeds(signature, request.inputs, self.options.max_tensor_bytes)
         fetches = select_outputs(signature, request.output_filter)
-        if self.options.check_input_shapes:
-            check_shapes(signature, feeds)
+        check_shapes(signature, feeds)
         return signature, feeds, fetches
 
     def warm_up(self) -> int:
@@ -339,9 +335,8 @@ class LoadedModel:
             if kind != "predict_log":
                 number = record.DESCRIPTOR.fields_by_name[kind].number
                 raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {number}")
-            for _ in range(max(1, self.options.warmup_iterations)):
-                _, feeds, fetches = self.predict_feeds(record.predict_log.request)
-                self.run(feeds, list(fetches.values()))
+            _, feeds, fetches = self.predict_feeds(record.predict_log.request)
+            self.run(feeds, list(fetches.values()))
         return count
 
     def _warmup_records(self, file: str) -> Iterator[Any]:

@@ -130,9 +130,6 @@ class EmbeddedServer:
             inter_op_parallelism=options.tensorflow_inter_op_parallelism or parallelism,
             bfloat16=self._wants_bfloat16(),
             enable_warmup=options.enable_model_warmup,
-            warmup_iterations=max(1, options.num_request_iterations_for_warmup),
-            check_input_shapes=options.check_input_shapes,
-            require_variables=options.require_variables,
             max_tensor_bytes=max(4 * options.max_request_bytes, 16 << 20),
         )
         self.manager = ModelManager(options, runner_options, metrics)
@@ -149,7 +146,6 @@ class EmbeddedServer:
                 metrics,
                 self._batcher,
                 0 if batching is not None else options.max_rows_per_request,
-                options.enable_serialization_as_tensor_content,
             )
             self._listen(ssl_config, monitoring_path)
         except BaseException:
@@ -303,7 +299,7 @@ class EmbeddedServer:
                 "%s: pad_variable_length_inputs is without effect in the embedded server: requests of different shapes "
                 "are never joined into one batch", options.batching_parameters_file,
             )  # fmt: skip
-        return BatchingOptions.from_proto(message, options.isolate_batch_failures)
+        return BatchingOptions.from_proto(message)
 
     def _read_monitoring(self) -> str:
         from serving import protos

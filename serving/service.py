@@ -88,7 +88,6 @@ class Service:
         metrics: Metrics,
         batcher: Batcher | None = None,
         max_rows: int = 0,
-        as_tensor_content: bool = False,
     ) -> None:
         from tensorflow_serving.apis import (
             get_model_metadata_pb2,
@@ -101,7 +100,6 @@ class Service:
         self.metrics = metrics
         self._batcher = batcher
         self._max_rows = max_rows
-        self._as_tensor_content = as_tensor_content
         self._predict_pb2: Any = predict_pb2
         self._metadata_pb2: Any = get_model_metadata_pb2
         self._status_pb2: Any = get_model_status_pb2
@@ -263,7 +261,7 @@ class Service:
         response.model_spec.signature_name = result.signature
         for alias, array in result.outputs.items():
             try:
-                tensors.to_proto(array, response.outputs[alias], self._as_tensor_content)
+                tensors.to_proto(array, response.outputs[alias])
             except tensors.TensorError as error:
                 raise ServingError(Code.UNIMPLEMENTED, f"output {alias}: {error}") from error
         return response

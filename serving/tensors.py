@@ -160,13 +160,12 @@ def _decode_strings(content: bytes, count: int) -> list[bytes]:
     return values
 
 
-def to_proto(array: np.ndarray, proto: Any, as_content: bool = False) -> None:
+def to_proto(array: np.ndarray, proto: Any) -> None:
     """Writes an array into an empty TensorProto.
 
     Args:
         array: What the session returned.
         proto: Where to write.
-        as_content: Whether to write `tensor_content` instead of typed values.
 
     Raises:
         TensorError: No DataType stands for the array's type.
@@ -182,12 +181,7 @@ def to_proto(array: np.ndarray, proto: Any, as_content: bool = False) -> None:
         proto.tensor_shape.SetInParent()
     if number == DT_STRING:
         values = [value if isinstance(value, bytes) else str(value).encode() for value in array.ravel().tolist()]
-        if as_content:
-            proto.tensor_content = b"".join([varint(len(value)) for value in values] + values)
-        else:
-            proto.string_val.extend(values)
-    elif as_content:
-        proto.tensor_content = array.tobytes()
+        proto.string_val.extend(values)
     elif number == 1:
         # Packed: one copy instead of a Python float per value.
         raw = array.astype("<f4", copy=False).tobytes()

@@ -128,14 +128,12 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
         line_finder: str = LINE_FINDER,
         timeout: float | None = None,
         source: str | None = None,
-        name: str = "",
     ) -> Page:
         """Finds the lines of a page; see `HtrClient.find_page`."""
-        name = str(source or name or name_of(image))
 
         def find(wait: _Wait) -> Page:
             find_maps, lines = self._models_of_page(line_finder, timeout, None, wait)
-            return find_page(image, find_maps, name, self.max_pixels, lines.try_out)
+            return find_page(image, find_maps, str(source or name_of(image)), self.max_pixels, lines.try_out)
 
         return await _in_thread(find)
 
@@ -146,14 +144,12 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
         line_finder: str = LINE_FINDER,
         timeout: float | None = None,
         source: str | None = None,
-        name: str = "",
     ) -> Page:
         """Finds the lines of a page and transcribes them; see `HtrClient.transcribe_page`."""
-        name = str(source or name or name_of(image))
 
         def read(wait: _Wait) -> Page:
-            find_maps, lines = self._models_of_page(line_finder, timeout, source or path_of(image) or name, wait)
-            return read_page(image, find_maps, lines, name, self.max_pixels, lines.try_out)
+            find_maps, lines = self._models_of_page(line_finder, timeout, source or path_of(image), wait)
+            return read_page(image, find_maps, lines, str(source or name_of(image)), self.max_pixels, lines.try_out)
 
         return await _in_thread(read)
 

@@ -142,14 +142,13 @@ class HtrClient(BaseClient[Transport]):
         line_finder: str = LINE_FINDER,
         timeout: float | None = None,
         source: str | None = None,
-        name: str = "",
     ) -> Page:
         """Finds the lines of a page; as `transcribe_page`, which also transcribes them.
 
         The recogniser is asked about a few of them, to see which way up the page is.
         """
         find_maps, lines = self._models_of_page(line_finder, timeout)
-        return find_page(image, find_maps, str(source or name or name_of(image)), self.max_pixels, lines.try_out)
+        return find_page(image, find_maps, str(source or name_of(image)), self.max_pixels, lines.try_out)
 
     def transcribe_page(
         self,
@@ -158,7 +157,6 @@ class HtrClient(BaseClient[Transport]):
         line_finder: str = LINE_FINDER,
         timeout: float | None = None,
         source: str | None = None,
-        name: str = "",
     ) -> Page:
         """Finds the lines of a page and transcribes them.
 
@@ -168,7 +166,6 @@ class HtrClient(BaseClient[Transport]):
             timeout: Seconds for each request, to the line finder and of lines, which is tried again as by
                 `transcribe_many`; by default the client's.
             source: Name of the image for the page and the log; by default that of its file, and its path.
-            name: Name of the image for the page alone, as `source` was called before.
 
         Returns:
             The page with its lines in reading order, for `htr_client.pages.write`. A line that the server did not take
@@ -179,9 +176,8 @@ class HtrClient(BaseClient[Transport]):
             HtrError: When the service fails, as of `transcribe_many`; `ModelNotFound` where the server has no line
                 finder.
         """
-        name = str(source or name or name_of(image))
-        find_maps, lines = self._models_of_page(line_finder, timeout, source or path_of(image) or name)
-        return read_page(image, find_maps, lines, name, self.max_pixels, lines.try_out)
+        find_maps, lines = self._models_of_page(line_finder, timeout, source or path_of(image))
+        return read_page(image, find_maps, lines, str(source or name_of(image)), self.max_pixels, lines.try_out)
 
     def _models_of_page(
         self, line_finder: str = LINE_FINDER, timeout: float | None = None, source: str | None = None

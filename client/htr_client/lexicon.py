@@ -24,11 +24,11 @@ class Lexicon:
         words: The words, in any Unicode normal form; with counts (a mapping) frequent words are preferred.
         separators: Characters that stand between words, and are free.
         unknown: None to allow no other words; otherwise a logarithm (such as -5.0) added to the score of a text for
-            every word that is not in the lexicon.
+            every word that is not in the lexicon. With counts it comes on top of what the rarest word costs.
         weight: Weight of the logarithm of a word's frequency, with counts.
 
     Attributes:
-        unknown: Added to the score for a word that is not in the lexicon; -inf where there may be none.
+        unknown: All that is added to the score for a word that is not in the lexicon; -inf where there may be none.
 
     Raises:
         ValueError: When there is no word, a word is empty or holds a separator, a count is not positive, or a number is
@@ -46,7 +46,6 @@ class Lexicon:
     ) -> None:
         refuse_one_text(words, "Lexicon")
         given = words if isinstance(words, Mapping) else dict.fromkeys(words, 1)
-        self._weight = weight if isinstance(words, Mapping) else 0.0
         if not given:
             raise ValueError("a lexicon needs words")
         counts: Counter[str] = Counter()
@@ -56,11 +55,14 @@ class Lexicon:
             if not word or any(separator in word for separator in separators):
                 raise ValueError(f"the word {word!r} is empty or holds one of the separators {separators!r}")
             counts[unicodedata.normalize("NFC", word)] += count
-        self._counts = counts
-        self._separators = separators
-        self.unknown = -math.inf if unknown is None else unknown
-        if not (self.unknown < math.inf and math.isfinite(weight)):
+        penalty = -math.inf if unknown is None else unknown
+        if not (penalty < math.inf and math.isfinite(weight)):
             raise ValueError(f"unknown is a logarithm and weight a finite number, not {unknown} and {weight}")
+        total, used = counts.total(), weight if isinstance(words, Mapping) else 0.0
+        self._scores = {word: used * math.log(count / total) for word, count in counts.items()}
+        self._separators = separators
+        # From the rarest word on, or a word that is known would cost more than one that is not.
+        self.unknown = penalty + min(self._scores.values())
         self._compiled: dict[Alphabet, CompiledLexicon] = {}
 
     @classmethod
@@ -126,15 +128,13 @@ class Lexicon:
         children: dict[int, int] = {}
         ending = [-math.inf]  # score of the word that ends at a node
         likeliest = [-math.inf]  # of the words that go through a node
-        total = sum(self._counts.values())
         left_out = []
-        for word, count in self._counts.items():
+        for word, score in self._scores.items():
             try:
                 ids = alphabet.encode(word)
             except ValueError as error:
                 left_out.append(f"{word!r} ({error})")
                 continue
-            score = self._weight * math.log(count / total)
             node = 0
             for i in ids:
                 node = children.setdefault(node * width + i, len(ending))
@@ -145,12 +145,12 @@ class Lexicon:
             ending[node] = max(ending[node], score)
         if not children:
             raise AlphabetMismatch(
-                f"None of the lexicon's {len(self._counts)} words can be written with the model's alphabet, such as "
+                f"None of the lexicon's {len(self._scores)} words can be written with the model's alphabet, such as "
                 f"{left_out[0]}."
             )
         if left_out:
             warnings.warn(
-                f"{len(left_out)} of {len(self._counts)} words of the lexicon are left out, since the model's alphabet "
+                f"{len(left_out)} of {len(self._scores)} words of the lexicon are left out, since the model's alphabet "
                 f"cannot write them, such as {left_out[0]}",
                 stacklevel=2,
             )
@@ -189,7 +189,10 @@ class CompiledLexicon:
 
     @cached_property
     def highest(self) -> float:
-        """The most that a step adds to the score: where a rare word turns out to be one that is not in the lexicon."""
+        """The most that a step adds: where a rare word turns out to be one that is not in the lexicon, and costs less.
+
+        Only a positive `unknown` of `Lexicon` makes such a word cost less.
+        """
         return max(0.0, self.unknown - min(likeliest for likeliest in self.likeliest if likeliest > -math.inf))
 
     @cached_property

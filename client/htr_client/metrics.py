@@ -137,7 +137,8 @@ class ClientMetrics:
         self._images = Metric(
             "htr_client_images_total", "counter", ("model", "version", "outcome"), bounded=("outcome",)
         )
-        shares = [i / 10 for i in range(1, 10)] + [0.95, 0.99]
+        # That of a whole line is often far below 0.1.
+        shares = exponential(1e-10, 10, 9) + [i / 10 for i in range(1, 10)] + [0.95, 0.99]
         self._confidence = Metric("htr_client_confidence", "histogram", ("model", "version"), shares)
         self._suspicions = Metric("htr_client_suspicions_total", "counter", ("model", "code"), bounded=("code",))
 

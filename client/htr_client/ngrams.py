@@ -330,6 +330,7 @@ def count(
     order: int,
     *,
     others: Iterable[str] = (),
+    weights: Sequence[float] | None = None,
     least_texts: int = 1,
     most: int | None = None,
 ) -> NGrams:
@@ -340,6 +341,7 @@ def count(
         alphabet: Their characters; n-grams do not reach over others.
         order: Length of the longest n-grams.
         others: More texts to learn from, which say nothing of what only one of `texts` holds.
+        weights: How often each of `texts`, then each of `others`, is counted; once by default.
         least_texts: N-grams are left out that fewer of `texts`, and fewer of `others`, hold.
         most: Bound on the number of n-grams; those are left out to keep it that the texts are likely without, too.
 
@@ -348,6 +350,7 @@ def count(
     """
     texts = list(texts)
     symbols, room, text = _positions([*texts, *others], alphabet)
+    weight = np.ones(len(text)) if weights is None else np.asarray(weights, float)[text]
     beginning, base = len(alphabet) + 1, len(alphabet) + 2
     starts = symbols == beginning
     # Of each position: the context before it that is to be extended, by its place among those of one length.
@@ -356,7 +359,8 @@ def count(
     first, contexts = 0, 1  # of the contexts of one length: node of the first one, and their number
     for length in range(order):
         here = np.flatnonzero((context >= 0) & (room >= length))
-        keys, inverse, times, in_texts = _distinct(context[here] * base + symbols[here], text[here], len(texts))
+        followed = context[here] * base + symbols[here]
+        keys, inverse, times, in_texts = _distinct(followed, text[here], weight[here], len(texts))
         total = np.bincount(keys // base, times + _NOVELTY, contexts)
         kept = in_texts >= least_texts
         following = np.full_like(context, -1)
@@ -413,11 +417,12 @@ def _positions(texts: Iterable[str], alphabet: Alphabet) -> tuple[np.ndarray, np
 
 
 def _distinct(
-    keys: np.ndarray, text: np.ndarray, first_other: int
+    keys: np.ndarray, text: np.ndarray, weight: np.ndarray, first_other: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Different keys in rising order, and the place of each key among them.
 
-    Besides, how often they occur, and in how many texts: before `first_other` or from it on, whichever are more.
+    Besides, the sum of the weights where they occur, and in how many texts that is: before `first_other` or from it on,
+    whichever are more.
     """
     order = np.argsort(keys, kind="stable")  # texts stay in order
     keys, text = keys[order], text[order]
@@ -430,7 +435,7 @@ def _distinct(
     inverse[order] = place
     in_others = np.bincount(place, new_text & (text >= first_other))
     in_texts = np.bincount(place, new_text) - in_others
-    return keys[new], inverse, np.bincount(place), np.maximum(in_texts, in_others)
+    return keys[new], inverse, np.bincount(inverse, weight), np.maximum(in_texts, in_others)
 
 
 def _coded(probabilities: np.ndarray) -> np.ndarray:

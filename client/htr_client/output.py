@@ -12,7 +12,7 @@ from htr_client import pages
 from htr_client.files import LINE_FORMATS, PAGE_FORMATS
 from htr_client.kinds import failure, suspicions
 from htr_client.pages.model import Page
-from htr_client.results import Transcription
+from htr_client.results import Transcription, rounded
 from htr_client.tables import CsvWriter
 
 _SEPARATORS = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
@@ -109,17 +109,17 @@ class ResultWriter:
             fields = dataclasses.asdict(page)
             for line in fields["lines"]:
                 for one in (line, *line["words"]):
-                    one["confidence"] = None if one["confidence"] is None else round(one["confidence"], 6)
+                    one["confidence"] = None if one["confidence"] is None else rounded(one["confidence"])
             self._record({"file": path, "text": page.text, **fields}, page)
         else:
             if not page.lines:  # every image that was read is in the output
                 if self._format == "csv":
-                    self._row([path, "", "0.0000", page.model_version, "", *(one.code for one in suspicions(page))])
+                    self._row([path, "", 0.0, page.model_version, "", *(one.code for one in suspicions(page))])
                 else:
                     print(f"{one_field(path)}\t\t0.000", file=self._out)
             for number, line in enumerate(page.lines, 1):
                 if self._format == "csv":
-                    row = [f"{path}:{number}", line.text, f"{line.confidence or 0.0:.4f}", page.model_version]
+                    row = [f"{path}:{number}", line.text, rounded(line.confidence or 0.0), page.model_version]
                     self._row([*row, line.error.reason if line.error else "", ""])
                 else:
                     print(f"{one_field(path)}:{number}\t{line.text}\t{line.confidence or 0.0:.3f}", file=self._out)
@@ -136,7 +136,7 @@ class ResultWriter:
     def _transcription(self, path: str, result: Transcription) -> None:
         error = result.error
         if self._format == "csv":
-            row = [path, result.text, f"{result.confidence:.4f}", result.version, error.reason if error else ""]
+            row = [path, result.text, rounded(result.confidence), result.version, error.reason if error else ""]
             self._row([*row, " ".join(suspicion.code for suspicion in result.suspicions)])
         elif self._format == "text" and error is None:
             print(f"{one_field(path)}\t{result.text}\t{result.confidence:.3f}", file=self._out)
@@ -146,13 +146,13 @@ class ResultWriter:
             fields = {
                 "file": path,
                 "text": result.text,
-                "confidence": round(result.confidence, 6),
+                "confidence": rounded(result.confidence),
                 "characters": [
-                    {"text": text, "confidence": round(confidence, 6), "span": [round(edge, 1) for edge in span]}
+                    {"text": text, "confidence": rounded(confidence), "span": [round(edge, 1) for edge in span]}
                     for text, confidence, span in result.characters
                 ],
                 "alternatives": [
-                    {"text": text, "confidence": round(confidence, 6)} for text, confidence in result.alternatives
+                    {"text": text, "confidence": rounded(confidence)} for text, confidence in result.alternatives
                 ],
                 "model": result.model,
                 "model_version": result.version,

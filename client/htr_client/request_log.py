@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from htr_client.headers import suffix
+from htr_client.results import rounded
 
 FIELDS = ("filename", "text", "confidence", "model", "model_version", "time", "source", "request_id")
 
@@ -219,7 +220,7 @@ class RequestLog:
         moment = datetime.fromtimestamp(record.moment, timezone.utc).isoformat(timespec="seconds")
         # A path need not be UTF-8, but the table is.
         source = record.source.encode(errors="backslashreplace").decode()
-        read = (record.text, f"{record.confidence:.4f}", record.model, record.version)
+        read = (record.text, rounded(record.confidence), record.model, record.version)
         row = (image.as_posix(), *read, moment, source, record.request_id)
         with open(path, "a", encoding="utf-8", newline="", opener=_private) as table:
             writer = csv.writer(table)

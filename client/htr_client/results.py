@@ -8,6 +8,11 @@ from htr_client.errors import ImageError
 from htr_client.suspicion import Suspicion
 
 
+def rounded(confidence: float) -> float:
+    """A confidence as logs, tables and JSON hold it: with six significant digits, since that of a line may be 1e-9."""
+    return float(f"{confidence:.6g}")
+
+
 class Character(NamedTuple):
     """One character of a transcription.
 

@@ -30,6 +30,7 @@ from components.batch_transcriber.documents import OwnFiles, names_of
 from components.batch_transcriber.listing import Image, Listing, list_images
 from components.batch_transcriber.output import BatchError, format_rows, table_format
 from components.common import storage
+from components.common.ahead import ahead
 from components.common.records import read_record
 from components.common.words import counted
 from htr_client.files import PAGE_FORMATS
@@ -248,7 +249,7 @@ def plan(
             storage.remove(path)
     _delete(job.incoming)
     if job.has_documents:
-        records = storage.concurrently(job.read_record, range(job.shards))
+        records = list(ahead(job.read_record, range(job.shards), storage.READERS))
         former = {path: name for record in records for path, name in record.documents.items()}
         names = names_of([image.path for image in images], PAGE_FORMATS[job.format], former)
         images = [replace(image, document=name) for image, name in zip(images, names, strict=True)]
@@ -363,7 +364,7 @@ def _forget(former: Job) -> dict[str, str]:
         own = former.own_files(number)
         documents = {**{name: name for name in own.names}, **former.read_record(number).documents}
         names = {name: path for path, name in documents.items()}  # by path of the image where it is known
-        deleted = storage.concurrently(own.delete, names)
+        deleted = list(ahead(own.delete, names, storage.READERS))
         kept.update({path: name for (name, path), gone in zip(names.items(), deleted, strict=True) if gone is False})
         _delete(former.documents_path(number))
         _delete(former.record_path(number))

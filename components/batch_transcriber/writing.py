@@ -13,9 +13,11 @@ from components.batch_transcriber.output import format_rows
 from components.batch_transcriber.shards import Job, Record
 from components.batch_transcriber.transcribing import ImageText, Result
 from components.common import storage
+from components.common.ahead import ahead
 from htr_client import pages
 from htr_client.errors import ImageError
 from htr_client.kinds import failure, suspicions
+from htr_client.results import rounded
 from htr_client.suspicion import NO_LINES
 
 CHANGED_DOCUMENT = "changed_document"
@@ -74,7 +76,7 @@ class Table:
         if not texts:
             texts, first = [ImageText("", 0.0, suspicions(result) if isinstance(result, pages.Page) else ())], 0
         for number, text in enumerate(texts, first):
-            row = {"path": path, "line": number, "text": text.text, "confidence": round(text.confidence or 0.0, 6)}
+            row = {"path": path, "line": number, "text": text.text, "confidence": rounded(text.confidence or 0.0)}
             codes = [suspicion.code for suspicion in text.suspicions] if isinstance(text, ImageText) else []
             row["suspicions"] = " ".join(codes)
             self._rows.append({column: row[column] for column in self._job.columns})
@@ -114,7 +116,7 @@ class Documents:
         self._own = job.own_files(number)
         self._names = {image.path: image.document for image in images}
         paths = [path for path, name in self._before.items() if self._names.get(path) == name]
-        there = storage.concurrently(self._own.is_there, [self._names[path] for path in paths]) if paths else []
+        there = list(ahead(self._own.is_there, (self._names[path] for path in paths), storage.READERS))
         self._there = {path for path, exists in zip(paths, there, strict=True) if exists}
         self._written: dict[str, str] = {}
 

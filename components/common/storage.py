@@ -18,9 +18,8 @@ import stat
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
 
 from components.common.store_errors import as_os_error
 
@@ -29,8 +28,6 @@ READERS = 16  # requests at once: enough to hide a store's latency
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}  # those of our extras; fsspec knows more schemes
 # What changes with an object's content, under the names that stores give it; by preference.
 _MARKS = ("ETag", "etag", "md5Hash", "mtime", "updated", "LastModified", "last_modified", "created")
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 class File(NamedTuple):
@@ -177,27 +174,6 @@ def _read_object(path: str, most: int, start: int) -> bytes:
             if bucket.size(path) <= start:
                 return b""
             raise
-
-
-def concurrently(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-    """Calls a function that waits for a bucket, for several items at a time.
-
-    Args:
-        function: Function to call; what it raises is raised here.
-        items: Its arguments.
-
-    Returns:
-        Its results, in the order of the items.
-    """
-    return list(_readers().map(function, items))
-
-
-@functools.lru_cache(maxsize=1)
-def _readers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(READERS, thread_name_prefix="bucket")
-
-
-os.register_at_fork(after_in_child=_readers.cache_clear)  # threads stay with the parent
 
 
 def _open_regular(path: str, flags: int) -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
+
+MOST_CHARACTERS = 200  # that a list shows
 
 
 def counted(number: int, noun: str, several: str = "") -> str:
@@ -16,9 +19,14 @@ def counted(number: int, noun: str, several: str = "") -> str:
     return f"{number} {noun if number == 1 else several or f'{noun}s'}"
 
 
-def some(names: list[str], most: int = 5) -> str:
+def some(names: list[str], most: int = 5, between: str = ", ") -> str:
     """The first few of some names, and how many there are besides."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def some_characters(characters: Iterable[str]) -> str:
+    """The first of some characters, each to be seen, and how many there are besides: Chinese has thousands."""
+    return some(list(map(visible, characters)), MOST_CHARACTERS, " ")
 
 
 def visible(character: str) -> str:

@@ -94,7 +94,7 @@ class Baseline:
         if self.kind == "base_model":
             return "the base model that the training started from"
         if self.kind == "warm_start":
-            return f"the base of the warm start ({self.path})"
+            return f"the version that the training started from ({self.path})"
         return f"nothing ({'gate.baseline=none: ' if self.kind == 'off' else ''}{self.reason})"
 
     def as_json(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from components.common import storage
+from components.common.ahead import ahead
 from components.example_gen.claims import refuse_claimed
 from components.example_gen.folders import find_tables
 from components.example_gen.images import find_image, read_image
@@ -212,7 +213,8 @@ def _read_files(rows: Sequence[Row], checked: Sequence[_Fields | Reject], data: 
         return fields if isinstance(fields, Reject) else _attempt(row, _read_file, fields.path, data)
 
     several = len(rows) > 1 and storage.is_remote(rows[0].table.root)
-    return list((storage.concurrently if several else map)(attempt, zip(rows, checked, strict=True)))
+    pairs = zip(rows, checked, strict=True)
+    return list(ahead(attempt, pairs, storage.READERS) if several else map(attempt, pairs))
 
 
 def _read_file(path: str, data: DataConfig) -> bytes | _Image:

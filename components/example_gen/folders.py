@@ -186,7 +186,10 @@ def _way_on(root: str) -> str:
                 image = image or plain(path)
             if ending in _OTHER_LABELS and not name.lower().startswith("readme"):
                 other = other or plain(path)
-    not_read = f" Labels in {other} are not read: save them as such a .csv, with a header line." if other else ""
+    not_read = other and (
+        f" Labels in {other} are not read: save them as such a .csv, with a header line (docs/data.md, Labels in "
+        "another form)."
+    )
     return image and (
         f" It holds images, such as {image}. List these in a .csv with the columns filename and text; where they have "
         f"no labels, `htr read {shlex.quote(root)}` transcribes them.{not_read}"

@@ -14,6 +14,9 @@ from components.example_gen.table import NUL_SHOWN_AS
 _LONGEST_LABEL = 10_000
 # What programs write for a missing value, where `data.placeholders` has it; the others are people's.
 _MISSING = {"nan", "#n/a", "n/a", "na", "<na>", "null", "none"}
+# Categories of Unicode. Of the first a label has none: control characters, ends of lines, halves of pairs. Those of the
+# second cannot be seen: marks of direction, joiners, spaces.
+_REJECTED, _UNSEEN = ("Cc", "Cs", "Zl", "Zp"), ("Cf", "Zs")
 _FIRST_RIGHT_TO_LEFT = "\u0590"  # Hebrew; nothing before it is written from right to left
 
 
@@ -29,12 +32,14 @@ def check_label(text: str, data: DataConfig) -> str:
     label = unicodedata.normalize("NFC", text)
     if not label:
         raise Rejected("empty_label", "the label is empty")
+    if all(unicodedata.category(character) in _UNSEEN for character in label):
+        raise Rejected("empty_label", f"no character of {label!r} can be seen")
     if (folded := label.casefold()) in _folded(tuple(data.placeholders)):
         if folded in _MISSING:
             raise Rejected("empty_label", f"programs write {label!r} for an empty field ({KEEP_PLACEHOLDERS})")
         raise Rejected("placeholder_label", f"{label!r} stands for 'no text' ({KEEP_PLACEHOLDERS})")
     if not label.isprintable():
-        control = sorted({c for c in label if unicodedata.category(c) in ("Cc", "Cs")})
+        control = sorted({c for c in label if unicodedata.category(c) in _REJECTED})
         if control:
             shown = ", ".join(repr("\0" if c == NUL_SHOWN_AS else c) for c in control)
             raise Rejected("control_character", f"the label holds {shown}")
@@ -54,7 +59,8 @@ def right_to_left(text: str) -> list[str]:
     """Scripts of a text that are written from right to left, such as Hebrew; nearly always none."""
     if text.isascii() or max(text) < _FIRST_RIGHT_TO_LEFT:
         return []
-    letters = {c for c in text if unicodedata.bidirectional(c) in ("R", "AL", "AN") and c.isalnum()}
+    # Digits such as Arabic's are not among them (AN): numbers are written from left to right.
+    letters = {c for c in text if unicodedata.bidirectional(c) in ("R", "AL") and c.isalnum()}
     return sorted({unicodedata.name(c, "unnamed").split()[0].split("-")[0].capitalize() for c in letters})
 
 

@@ -67,7 +67,8 @@ class DataConfig(Section):
             "".encode(value)
         except (LookupError, ValueError) as error:
             raise ValueError(
-                f"Python has no text encoding {value!r}. Most files are utf-8, cp1252 (Excel on Windows) or utf-16"
+                f"Python has no text encoding {value!r}. Most files are utf-8, utf-16 or what Excel on Windows saves: "
+                "cp1252 in western Europe, cp1250 in central Europe, cp1251 for Cyrillic (docs/data.md lists others)"
             ) from error
         return value
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import csv
 import functools
 import io
@@ -14,6 +13,8 @@ import unicodedata
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import charset_normalizer
 
 from components.common import storage
 from components.common.words import counted
@@ -30,7 +31,12 @@ _END = "\x1aend"  # a line after the last one of a file
 _MISQUOTED = "\x1amisquoted"  # begins a surplus field, which ends with the name of the column whose quotation is wrong
 _IMAGES = (*SUFFIXES, *OTHER_FORMATS)
 _NO_UTF8 = re.compile("[\udc80-\udcff]")  # bytes as Python reads them on where they are none
-_LEGACY_ENCODINGS = {"cp1252": "Excel on Windows", "mac_roman": "Excel on a Mac"}
+# Those that spreadsheets save by default, by country (docs/data.md); the most frequent first.
+_LEGACY_ENCODINGS = (
+    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1257", "cp1258", "cp1255", "cp1256", "mac_roman",
+    "mac_cyrillic", "gb18030", "big5", "cp932", "euc_jp", "cp949", "cp874",
+)  # fmt: skip
+_COMPARED = 2**14  # characters of the lines by which encodings are told apart
 _SHOWN = 20  # characters before the first one that is wrong, at most
 _LONG_ROW = 2**16  # characters of a row that patterns look at: they take a hundred bytes for each quotation mark
 
@@ -276,7 +282,8 @@ def encoding_problem(path: str, encoding: str, error: object) -> str:
         )
     found = _other_encodings(path, encoding) if isinstance(error, UnicodeDecodeError) else ""
     return (
-        f"{path} is not {encoding} text ({found or error}). Save it as UTF-8, or name its encoding with data.encoding."
+        f"{path} is not {encoding} text ({found or error}). Save it as UTF-8, or set data.encoding to the encoding "
+        f"{'in which the line is right' if found else 'that it is in'} (docs/data.md lists them by language)."
     )
 
 
@@ -294,23 +301,40 @@ def _utf16(path: str, encoding: str) -> str:
 
 
 def _other_encodings(path: str, encoding: str) -> str:
-    """The first line that is not UTF-8, and how other encodings read it; empty for a file that should be another one.
+    """A line that is not UTF-8, in each encoding that may be right; empty for a file that should not be UTF-8.
 
-    The error counts bytes from the last piece that was read, and nobody finds a line by its bytes.
+    The error counts bytes from the last piece that was read, and nobody finds a line by its bytes. Which encoding is
+    right, a person must say: short labels fit several.
     """
     if codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
         return ""
+    wrong: dict[int, bytes] = {}  # lines by their numbers
+    room = _COMPARED
     with storage.open_file(path) as raw, io.TextIOWrapper(raw, encoding, errors="surrogateescape") as file:
         for number, line in enumerate(iter(functools.partial(file.readline, _MOST_CHARACTERS), ""), 1):
-            if wrong := _NO_UTF8.search(line):
-                part = line[max(0, wrong.start() - _SHOWN) :][: 2 * _SHOWN].strip()
-                read = []
-                for name, program in _LEGACY_ENCODINGS.items():
-                    with contextlib.suppress(UnicodeError):
-                        shown = part.encode("utf-8", "surrogateescape").decode(name).translate(CONTROLS)
-                        read.append(f"`{shown}` with data.encoding={name} ({program})")
-                return f"line {number} reads {' or '.join(read)}"
-    return ""
+            if _NO_UTF8.search(line):
+                wrong[number] = line.strip().encode("utf-8", "surrogateescape")
+                room -= len(line)
+                if room < 0:
+                    break
+    fitting = charset_normalizer.from_bytes(b"\n".join(wrong.values()), cp_isolation=[*_LEGACY_ENCODINGS])
+    names = {name for match in fitting for name in match.could_be_from_charset}
+    most: dict[str, list[str]] = {}  # encodings by how they read the line in which they differ most
+    number = 0
+    for n, raw_line in wrong.items():
+        read: dict[str, list[str]] = {}
+        for name in (name for name in _LEGACY_ENCODINGS if name in names):
+            read.setdefault(_shown(raw_line.decode(name, "replace")), []).append(name)
+        if len(read) > len(most):
+            most, number = read, n
+    shown = [f"`{text}` in {' or '.join(equal)}" for text, equal in most.items()]
+    return f"line {number} reads {', '.join(shown)}" if shown else ""
+
+
+def _shown(line: str) -> str:
+    """The part of a line around its first character that is not ASCII."""
+    first = next((at for at, character in enumerate(line) if not character.isascii()), 0)
+    return line[max(0, first - _SHOWN) :][: 2 * _SHOWN].strip().translate(CONTROLS)
 
 
 def plain(text: str) -> str:

@@ -6,7 +6,6 @@ two files changed: the language model, which is empty in Trainer's, and the sett
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from typing import Any
@@ -73,7 +72,8 @@ class Executor(base_executor.BaseExecutor):
             record(model, examples, "validation"),
             config,
             packing.language_model(base) if base else None,
-            itertools.chain(texts.lines(config.texts), packing.texts(base) if base else ()),
+            packing.texts(base) if base else (),
+            texts.lines(config.texts),
         )
         console().print(f"  {in_words(learnt)}", markup=False)
         directory = path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"]))

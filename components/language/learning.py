@@ -32,6 +32,8 @@ _FEW = 100  # validation images; of 30, one edit in one of them decided against 
 # Share of the labels' characters that the base's language model must know: of another script it has shown nothing.
 _KNOWN = 0.9
 _BATCH = 32
+# How often texts of one's own count beside the base's; labels gain nothing by it: docs/experiments.md.
+_OWN = 10
 
 
 class Recorded(NamedTuple):
@@ -54,9 +56,13 @@ def learn(
     validation: Sequence[Recorded],
     config: LanguageConfig,
     base: LanguageModel | None = None,
-    others: Iterable[str] = (),
+    base_texts: Iterable[str] = (),
+    texts: Iterable[str] = (),
 ) -> Learnt:
     """Learns a language model and weighs it.
+
+    The base's texts are left out for labels in characters that its language model does not know. Other texts count ten
+    times beside them, which are many.
 
     Of the weights those count that transcribe as well as the best one, but for chance. That of the base's language
     model is taken if it is one of them, and even where it is not sure that it helps: the base's own images have shown
@@ -69,26 +75,31 @@ def learn(
         alphabet: Alphabet of the network.
         validation: Images of the validation split.
         config: Settings.
-        base: Language model of the base model whose texts are among the others.
-        others: Other texts. They are counted apart: what one label and one of them hold would tell of that label.
+        base: Language model of the base model that the training started from.
+        base_texts: What that was learnt from.
+        texts: Other texts. They and the base's are counted apart: what one label and one of them hold would tell of
+            that label.
 
     Returns:
         The language model, and what the settings file of the version says about it.
     """
     # Each has half of the room, and what the other one leaves of its half.
     kept, left_out = _first(labels, MOST_CHARACTERS)
+    if base is not None and not _knows(base, kept):
+        base, base_texts = None, ()
     room = MOST_CHARACTERS - min(MOST_CHARACTERS // 2, sum(map(len, kept)))
-    kept_others, left_out_others = _first(others, room)
+    kept_texts, left_out_texts = _first(texts, room)
+    kept_base, left_out_base = _first(base_texts, room - sum(map(len, kept_texts)))
+    kept_others = kept_texts + kept_base
     kept, more = _first(kept, MOST_CHARACTERS - sum(map(len, kept_others)))
-    left_out += more
-    found = _small_enough(kept, kept_others, alphabet, config)
+    ones, own = [1] * len(kept), [_OWN if kept_base else 1] * len(kept_texts)
+    found = _small_enough(kept, kept_others, [*ones, *own, *[1] * len(kept_base)], alphabet, config)
+    left_out += left_out_texts + left_out_base + more
     facts = {
         "order": config.order, "least_labels": config.least_labels, "texts": len(kept) + len(kept_others),
-        "texts_left_out": left_out + left_out_others, "ngrams": len(found), "bytes": 0, "weight": 0.0,
-        "trusts_base": False, "validation_images": len(validation),
+        "texts_left_out": left_out, "ngrams": len(found), "bytes": 0, "weight": 0.0,
+        "base_texts": bool(kept_base), "trusts_base": False, "validation_images": len(validation),
     }  # fmt: skip
-    if base is not None and not _knows(base, kept):
-        base = None
     lengths = [len(recorded.label) for recorded in validation]
     if not sum(lengths):
         return Learnt(None, facts)
@@ -142,13 +153,15 @@ def _knows(base: LanguageModel, labels: Iterable[str]) -> bool:
 
 
 def _small_enough(
-    labels: Sequence[str], others: Sequence[str], alphabet: Alphabet, config: LanguageConfig
+    labels: Sequence[str], others: Sequence[str], weights: Sequence[int], alphabet: Alphabet, config: LanguageConfig
 ) -> ngrams.NGrams:
     """N-grams that fit into the bytes they may have; the beginning of a text alone where the alphabet fills these."""
     allowed = int(config.max_megabytes * 1e6)
     most: int | None = None
     while True:
-        found = ngrams.count(labels, alphabet, config.order, others=others, least_texts=config.least_labels, most=most)
+        found = ngrams.count(
+            labels, alphabet, config.order, others=others, weights=weights, least_texts=config.least_labels, most=most
+        )
         size = len(found.to_bytes())
         if size <= allowed or most == 0:
             return found

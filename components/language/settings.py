@@ -19,7 +19,7 @@ class LanguageConfig(Section):
     base_texts: bool = Field(
         True,
         description="learn from the texts of the base model, too, where the training started from it, or from a "
-        "version that goes back to it",
+        "version that goes back to it, and the labels are in its characters; `texts` count ten times then",
     )
     order: int = Field(6, ge=2, le=8, description="characters of the longest n-grams")
     least_labels: int = Field(

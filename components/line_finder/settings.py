@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from components.common.fractions import Fraction
 from components.common.settings import PathText, Section
-from components.trainer.settings import AUTO
+from components.trainer.settings import LoopConfig
 
 STRIDE = 2
 """Pixels of the scaled page for a cell of the maps."""
@@ -42,7 +42,7 @@ class LineFinderConfig(Section):
     )
 
 
-class LineTrainingConfig(Section):
+class LineTrainingConfig(LoopConfig):
     """How the line finder is trained."""
 
     epochs: int = Field(40, ge=1, description="passes over the pages")
@@ -56,20 +56,10 @@ class LineTrainingConfig(Section):
         f"{_WARM_RATE} after a warm start",
     )
     warmup_epochs: float = Field(1.0, ge=0, description="epochs in which the learning rate rises")
-    weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW; biases and normalisation are exempt")
-    clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
     average_steps: int = Field(200, ge=1, description="span of the moving average of the weights that is kept")
     augment: float = Field(1.0, ge=0, le=2, description="strength of the random augmentation; 0 switches it off")
     validate_every: int = Field(2, ge=1, description="epochs between two validations")
-    checkpoint_minutes: float = Field(
-        3.0, gt=0, description="minutes between checkpoints: a killed training loses at most so many"
-    )
     seed: int = Field(0, ge=0, description="seed of random weights, order and augmentation")
-    warm_start: PathText | None = Field(
-        AUTO,
-        description="weights that training starts from. auto: those of the base line finder, where the network is the "
-        "same; none: random ones; else a version directory, or a directory of versions, of which the newest is taken",
-    )
 
     def peak_rate(self, is_warm: bool) -> float:
         """The peak of the learning rate.
@@ -78,11 +68,6 @@ class LineTrainingConfig(Section):
             is_warm: Whether the weights are those of an earlier line finder.
         """
         return self.learning_rate or (_WARM_RATE if is_warm else _RATE)
-
-    @field_validator("warm_start")
-    @classmethod
-    def _none(cls, value: str | None) -> str | None:
-        return None if value == "none" else value
 
     @field_validator("window")
     @classmethod

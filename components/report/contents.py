@@ -188,7 +188,7 @@ def _language_model(m: Material, level: float) -> dict[str, Any] | None:
         return None
     metrics = m.verdict.metrics
     found = {
-        **facts, "base_texts": m.config.language.base_texts and started_from(m.settings) is not None,
+        "base_texts": m.config.language.base_texts and started_from(m.settings) is not None, **facts,
         "with": metrics.get("cer_default"), "without": metrics.get("cer_best_path"),
     }  # fmt: skip
     paired = analysis.paired_errors(m.predictions, "best_path_edits")

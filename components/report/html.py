@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
 
-from components.common.words import visible
+from components.common.words import MOST_CHARACTERS, some_characters, visible
 from components.evaluator.verdict import Verdict
 from components.report.numbers import clock, percent, points, run_name, threshold
 
@@ -29,8 +30,9 @@ def environment(*folders: str) -> jinja2.Environment:
         keep_trailing_newline=True,
     )  # fmt: skip
     made.filters.update(percent=percent, points=points, visible=visible, clock=clock, run_name=run_name,
-                        threshold=threshold, yaml=_yaml, small=_small, band=_band, code=_code)  # fmt: skip
-    made.globals["range_"] = range
+                        threshold=threshold, yaml=_yaml, small=_small, band=_band, code=_code,
+                        some_characters=some_characters, clusters=_clusters)  # fmt: skip
+    made.globals.update(range_=range, most_characters=MOST_CHARACTERS)
     return made
 
 
@@ -39,6 +41,30 @@ def _code(text: str) -> str:
     fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     padding = " " if text.startswith(("`", " ")) or text.endswith(("`", " ")) else ""
     return f"{fence}{padding}{text}{padding}{fence}"
+
+
+def _clusters(steps: Sequence[tuple[str, str, str]], side: str) -> list[tuple[str, str]]:
+    """One side of `analysis.edit_steps`, with marks and joiners where they belong: nobody can recognise them alone.
+
+    Args:
+        steps: The steps.
+        side: "truth" or "read".
+
+    Returns:
+        Kinds of steps with what they have on that side: a character and what is written on it, or nothing.
+    """
+    found: list[tuple[str, str]] = []
+    for kind, old, new in steps:
+        character = old if side == "truth" else new
+        is_mark = character != "" and (unicodedata.category(character)[0] == "M" or character in "\u200c\u200d")
+        base = next((place for place in reversed(range(len(found))) if found[place][1]), None)
+        if not is_mark or base is None or found[base][1].isspace():
+            found.append((kind, character))
+            continue
+        before, text = found[base]
+        wrong = {before, kind} - {"equal"}
+        found[base] = (wrong.pop() if len(wrong) == 1 else "replace" if wrong else "equal", text + character)
+    return found
 
 
 def page(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from components.common.metrics import PairedErrors
-from components.common.words import visible
+from components.common.words import some_characters
 from components.report import analysis
 from components.report.html import PREDICTIONS_FILE
 from components.report.numbers import clock, percent, points
@@ -68,7 +68,7 @@ def compare(before: RunSummary, after: RunSummary) -> str:
     for name, this, other in (("A", a, b), ("B", b, a)):
         only = sorted(set(this["alphabet"]) - set(other["alphabet"]))
         if only:
-            parts.append(f"Only in the alphabet of {name}: {' '.join(map(visible, only))}")
+            parts.append(f"Only in the alphabet of {name}: {some_characters(only)}")
     return "\n\n".join(parts)
 
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ from components.trainer.accelerators import is_chief
 from components.trainer.averaging import AveragedWeights
 from components.trainer.devices import worker_count
 from components.trainer.progress import Progress
+from components.trainer.settings import LoopConfig
 
 # Batches after which the loss is looked at within an epoch: the same ones on every worker, so that all stop together.
 _CHECKED = 100
@@ -50,26 +51,6 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     def get_config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
-
-
-class LoopSettings(Protocol):
-    """What the loop takes from a section of the configuration."""
-
-    @property
-    def warmup_epochs(self) -> float:
-        """Epochs in which the learning rate rises."""
-
-    @property
-    def weight_decay(self) -> float:
-        """Of AdamW."""
-
-    @property
-    def clip_norm(self) -> float:
-        """Global norm to which gradients are clipped."""
-
-    @property
-    def checkpoint_minutes(self) -> float:
-        """Time between two states that are saved."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +105,7 @@ class TrainingLoop(ABC):
         self,
         model: keras.Model,
         plan: Plan,
-        settings: LoopSettings,
+        settings: LoopConfig,
         checkpoint_dir: str | None = None,
         strategy: tf.distribute.Strategy | None = None,
     ):

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from components.common.fractions import Fraction
 from components.common.settings import PathText, Section
 
-AUTO = "auto"  # of train.warm_start: the base model that is shipped
+AUTO = "auto"  # of warm_start: the base model that is shipped
 
 
 Augmentation = Literal["affine", "elastic", "neighbours", "stroke", "contrast", "noise", "cutout", "sharpness"]
@@ -34,7 +34,32 @@ class ModelConfig(Section):
     )
 
 
-class TrainConfig(Section):
+class LoopConfig(Section):
+    """What any training has: where it starts, its optimiser, its checkpoints."""
+
+    warm_start: PathText | None = Field(
+        AUTO,
+        description="weights that training starts from. auto: those of the base model of the preset, or for pages, "
+        "where the network is the same; none: random ones; else a version directory, or a directory of versions, of "
+        "which the newest is taken",
+    )
+    warmup_epochs: float = Field(0.5, ge=0, description="epochs in which the learning rate rises")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW; biases and normalisation are exempt")
+    clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
+    checkpoint_minutes: float = Field(
+        5.0,
+        gt=0,
+        description="minutes between checkpoints; there is one after each validation, too, unless the last one is "
+        "younger than a twentieth of that. A killed training goes on from the last one",
+    )
+
+    @field_validator("warm_start")
+    @classmethod
+    def _none(cls, value: str | None) -> str | None:
+        return None if value == "none" else value
+
+
+class TrainConfig(LoopConfig):
     """How the network is trained."""
 
     epochs: int | None = Field(
@@ -55,9 +80,6 @@ class TrainConfig(Section):
         description="peak learning rate, which decays along a cosine to a hundredth; 0.002 if unset, and after a warm "
         "start 0.0005 for 300 images to 0.002 for 4,800",
     )
-    warmup_epochs: float = Field(0.5, ge=0, description="epochs in which the learning rate rises")
-    weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW; biases and normalisation are exempt")
-    clip_norm: float = Field(5.0, gt=0, description="gradients are clipped to this global norm")
     shortcut: float = Field(0.3, ge=0, description="weight of the loss of the head that skips the recurrent layers")
     average_epochs: float = Field(1.0, ge=0, description="span of the moving average of the weights that is kept")
     augment: float = Field(0.5, ge=0, le=3, description="strength of the random augmentation; 0 switches it off")
@@ -73,12 +95,6 @@ class TrainConfig(Section):
         "least",
     )
     shuffle_buffer: int = Field(4096, ge=1, description="images held in memory for shuffling")
-    warm_start: PathText | None = Field(
-        AUTO,
-        description="weights that training starts from. auto: those of the preset's base model, where the "
-        "network is the same; none: random ones; else a version directory, or a directory of versions, of which the "
-        "newest is taken",
-    )
     start_share: Fraction = Field(
         0.3,
         lt=1,
@@ -102,12 +118,6 @@ class TrainConfig(Section):
         "the model, those of data.alphabet where it is set; left out where validation is clearly worse with them",
     )
     freeze: list[Literal["convolutions", "recurrent"]] = Field([], description="layers that keep their weights")
-    checkpoint_minutes: float = Field(
-        5.0,
-        gt=0,
-        description="minutes between checkpoints; there is one after each epoch, too, unless the last one is younger "
-        "than a twentieth of that. A killed training goes on from the last one",
-    )
     mixed_precision: bool = Field(True, description="compute in float16 on GPUs that have it; the loss stays float32")
     bfloat16: bool = Field(
         False,
@@ -132,11 +142,6 @@ class TrainConfig(Section):
         if self.warm_start == AUTO:
             raise ValueError("train.warm_start=auto is not settled")
         return self.warm_start is not None
-
-    @field_validator("warm_start")
-    @classmethod
-    def _none(cls, value: str | None) -> str | None:
-        return None if value == "none" else value
 
 
 class TuneConfig(Section):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from components.common import storage
+from components.common.words import some_characters
 from components.trainer.model import Recogniser
 from components.trainer.warm_start import WarmStartError, alphabet_of
 from components.trainer.weights import read_weights
@@ -74,7 +75,9 @@ def start_from(model: Recogniser, alphabet: Sequence[str], version: str) -> Take
             f"`model` section of that version's {SETTINGS_FILE}"
         )
     fresh = [number for number, character in enumerate(alphabet) if character not in known]
-    told = f"{len(shared)} characters known" + (f", new: {''.join(map(alphabet.__getitem__, fresh))}" if fresh else "")
+    told = f"{len(shared)} characters known" + (
+        f", {len(fresh)} new: {some_characters(map(alphabet.__getitem__, fresh))}" if fresh else ""
+    )
     return Taken(fresh, told)
 
 

@@ -16,7 +16,7 @@ from pipeline.commands.options import fraction
 from pipeline.exit_codes import OK, USAGE
 
 if TYPE_CHECKING:
-    from components.tools.labelling.labelling import Counts
+    from components.tools.labelled import Counts
     from pipeline.config import Config
     from pipeline.local_models import Model
 
@@ -49,6 +49,7 @@ def _label(arguments: argparse.Namespace) -> int:
     from components.common.console import announced
     from components.example_gen.outages import StoreError
     from components.example_gen.table import DatasetError
+    from components.tools import labelled
     from components.tools.labelling import labelling
     from htr_client import HtrError
     from htr_client.files import expand
@@ -58,15 +59,15 @@ def _label(arguments: argparse.Namespace) -> int:
     model = chosen_model(config, arguments)
     check_local("--model", model.path)
     print(f"note: {model.note}", file=sys.stderr, flush=True)
-    counts = labelling.Counts()
+    counts = labelled.Counts()
     try:
         notes: list[str] = []
         known: set[bytes] = set()
         with announced(lambda: f"Reading what is labelled: {counted(len(known), 'image')}"):
-            known.update(labelling.digests(config.data, notes))
+            known.update(labelled.digests(config.data, notes))
         for note in notes:
             print(f"note: {note}", file=sys.stderr, flush=True)
-        paths = labelling.unlabelled(expand(arguments.images), known, counts, config.data.max_pixels)
+        paths = labelled.unlabelled(expand(arguments.images), known, counts, config.data.max_pixels)
         _write(paths, model, config.data.max_pixels, arguments.output, arguments.above, counts)
     except (HtrError, StoreError) as error:
         raise CommandError(str(error)) from error

@@ -43,7 +43,7 @@ def _review(arguments: argparse.Namespace) -> int:
     from components.common.console import announced
     from components.example_gen.outages import StoreError
     from components.example_gen.table import DatasetError
-    from components.tools.labelling import labelling
+    from components.tools import labelled
     from components.tools.review import review
     from htr_client import HtrError
     from htr_client.cli import client_from
@@ -57,7 +57,8 @@ def _review(arguments: argparse.Namespace) -> int:
     which = f"since {arguments.since:%Y-%m-%d %H:%M} UTC" if arguments.since else ""
     unread: list[str] = []
     notes: list[str] = []
-    counts = labelling.Counts()
+    counts = labelled.Counts()
+    known: set[bytes] = set()
     seen = 0
 
     def counting(answers: Iterable[Transcription]) -> Iterator[Transcription]:
@@ -67,21 +68,20 @@ def _review(arguments: argparse.Namespace) -> int:
             yield answer
 
     def write(doubts: Iterable[Doubt]) -> tuple[int, int]:
-        return review.write(doubts, arguments.output, arguments.limit, unread, which, counts)
+        return review.write(doubts, arguments.output, arguments.limit, unread, which, counts, known)
 
     try:
-        known: set[bytes] = set()
         if data.paths:
             with announced(lambda: f"Reading what is labelled: {counted(len(known), 'image')}"):
-                known.update(labelling.digests(data, notes))
+                known.update(labelled.digests(data, notes))
         if arguments.logs:
             with announced("Reading the logs"):
                 doubts = review.from_logs(arguments.logs, arguments.below, unread, notes, arguments.since)
-                count, found = write(review.unlabelled(doubts, known, counts))
+                count, found = write(doubts)
         else:
             images: Iterable[str] = list(expand(arguments.images))
             if known:
-                images = labelling.unlabelled(images, known, counts, data.max_pixels)
+                images = labelled.unlabelled(images, known, counts, data.max_pixels)
             said = announced(lambda: f"Asking the server: {counted(seen, 'image')} answered")
             with client_from(arguments) as client, said:
                 answers = counting(client.transcribe_many(images))

@@ -15,6 +15,7 @@ from components.example_gen import dataset
 from components.example_gen.rejects import REJECTS_FILE
 from htr_client import HtrClient
 from pipeline import cli, config
+from pipeline.commands.options import positive
 from pipeline.demo.data import render
 
 SETTINGS = {"train.epochs": "4", "gate.max_cer": "0.08"}
@@ -32,14 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m pipeline.demo", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("demo"), metavar="DIR", help="for data and workspace")
-    parser.add_argument("--images", type=int, default=7000, metavar="N", help="to render (default: %(default)s)")
+    parser.add_argument("--images", type=positive, default=7000, metavar="N", help="to render (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="further settings of the run")
     arguments = parser.parse_args(argv)
     settings = SETTINGS | dict(setting.split("=", 1) for setting in arguments.set)
     data, workspace = arguments.folder / "data", arguments.folder / "workspace"
-    code = render(data, arguments.images)
-    if code:
-        return code
+    render(data, arguments.images)
     overrides = [f"--set={name}={value}" for name, value in settings.items()]
     code = cli.main(["run", "--data", str(data), "--workspace", str(workspace), *overrides])
     if code:

@@ -164,7 +164,8 @@ def _serving(settings: Settings) -> list[dict[str, Any]]:
             "Confidence by version", "percentunit",
             [(quantile(q, "htr_client_confidence", _WINDOW, _CLIENT, "version"), f"{name} of {{{{version}}}}")
              for q, name in ((0.5, "median"), (0.1, "lowest tenth"))],
-            "Falls where images have drifted away from the training data.",
+            "Falls where images have drifted away from the training data. That of whole lines is often far below 0.1.",
+            logarithmic=True,
         ),
     ]  # fmt: skip
 
@@ -261,13 +262,16 @@ def _chart(
     limit: float | None = None,
     right: str = "",
     width: int = 1,
+    logarithmic: bool = False,
 ) -> dict[str, Any]:
     """Values over time; `limit` is a dashed line, series that match `right` have an axis of their own."""
     panel = _panel("timeseries", title, unit, queries, limit) | {"width": width}
     if description:
         panel["description"] = description
     style = "dashed" if limit is not None else "off"
-    panel["fieldConfig"]["defaults"] |= {"min": 0, "custom": {"thresholdsStyle": {"mode": style}}}
+    scale = {"scaleDistribution": {"type": "log", "log": 10}} if logarithmic else {}
+    least = {} if logarithmic else {"min": 0}
+    panel["fieldConfig"]["defaults"] |= least | {"custom": {"thresholdsStyle": {"mode": style}} | scale}
     if right:
         properties = [{"id": "custom.axisPlacement", "value": "right"}, {"id": "unit", "value": "short"}]
         panel["fieldConfig"]["overrides"].append(

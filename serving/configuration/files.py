@@ -42,6 +42,8 @@ def flags(settings: Settings, variant: str) -> list[str]:
         # By default a broken version is tried for five minutes, and a rollout waits for it.
         "max_num_load_retries": 2,
         "load_retry_interval_micros": 5_000_000,
+        # Clients look a name up again when a connection ends: by then, servers that came since get requests, too.
+        "grpc_channel_arguments": "grpc.max_connection_age_ms=60000",
     }
     if settings.tls != "none":
         values["ssl_config_file"] = SSL_CONFIG
@@ -111,6 +113,9 @@ def _dockerfile(settings: Settings, name: str, variant: Variant) -> str:
         lines += [
             "# By default TensorFlow takes all of the GPU's memory when it starts.",
             "ENV TF_FORCE_GPU_ALLOW_GROWTH=true",
+            "# For compute capability 9.0 (H100) and later the image has no code but PTX, which the driver compiles",
+            "# for minutes when the server starts, and keeps where it may write.",
+            "ENV CUDA_CACHE_PATH=/tmp/cuda CUDA_CACHE_MAXSIZE=2147483648",
         ]
     lines += [
         f"USER {USER}",

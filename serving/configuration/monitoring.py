@@ -74,7 +74,7 @@ def quantile(q: float, metric: str, window: str, selector: str = "", by: str = "
         metric: Name of the histogram.
         window: Range of the rates.
         selector: Label matchers, if any.
-        by: Another label to tell apart.
+        by: Other labels to tell apart, if any.
     """
     chosen = f"{metric}_bucket{{{selector}}}" if selector else f"{metric}_bucket"
     return f"histogram_quantile({q:g}, sum by (le{', ' + by if by else ''}) (rate({chosen}[{window}])))"
@@ -145,10 +145,11 @@ def rules(settings: Settings) -> dict[str, Any]:
     """Alert rules, and the recording rule that one of them needs.
 
     Args:
-        settings: Model and bounds.
+        settings: Models and bounds.
     """
     bounds = settings.alerts
-    model = f'model_name="{settings.model}"'
+    recognisers = "|".join([settings.model, *settings.further_models])
+    models = f"{recognisers}|{LINE_FINDER}"
     up = f'up{{job="{_JOB}"}}'
 
     def risen(counter: str) -> str:
@@ -160,7 +161,7 @@ def rules(settings: Settings) -> dict[str, Any]:
     def not_warmed_up() -> str:
         # TensorFlow Serving 2.16.1 counts no warm-up request that fails, but those versions that have answered all of
         # theirs. Ours have some; of other models nobody knows.
-        loaded = f'{LOADS}{{status="success", model_path=~".+/({settings.model}|{LINE_FINDER})/[0-9]+"}}'
+        loaded = f'{LOADS}{{status="success", model_path=~".+/({models})/[0-9]+"}}'
         failed, done = (f'{WARM_UPS}_count{{status{equal}"OK"}}' for equal in ("!=", "="))
         return (
             f"{risen(failed)} or {loaded} offset 5m unless {loaded} offset 20m "
@@ -183,14 +184,15 @@ def rules(settings: Settings) -> dict[str, Any]:
     def too_many(codes: str, bound: float, operator: str = "=~", clients: bool = False) -> str:
         counter, model, code = (CLIENT_CALLS, "model", "code") if clients else (REQUESTS, "model_name", "status")
         apart = f"{_APART}, {model}"
-        shares = share(codes, f'{model}=~"{settings.model}|{LINE_FINDER}"', "5m", operator, clients, by=apart)
+        shares = share(codes, f'{model}=~"{models}"', "5m", operator, clients, by=apart)
         # Clients that look for pages ask for a line finder also where none is served, and are told so.
         lines = f'{counter}{{{model}="{LINE_FINDER}"}}'
         served = f'sum by ({apart}) (increase({counter}{{{model}="{LINE_FINDER}", {code}!="{NOT_FOUND}"}}[1d])) > 0'
         return f"{shares} > {bound} unless on ({apart}) ({lines} unless on ({apart}) {served})"
 
-    # Their unit is the microsecond.
-    latency = f"{quantile(0.95, LATENCY, '5m', f'{model}, {PREDICTIONS}', _APART)} / 1000"
+    # Their unit is the microsecond. A page takes a line finder longer than the bound.
+    recognised = f'model_name=~"{recognisers}", {PREDICTIONS}'
+    latency = f"{quantile(0.95, LATENCY, '5m', recognised, f'{_APART}, model_name')} / 1000"
     bound = bounds.rejected_share
     overloaded = f"{too_many(FULL, bound)} or {too_many(NO_THREAD, bound, clients=True)}"
     queueing = f"{quantile(0.95, QUEUEING, '5m', by=_APART)} / 1000"
@@ -206,7 +208,7 @@ def rules(settings: Settings) -> dict[str, Any]:
             "ask.",
         ),
         (
-            # A new pod does not answer until it has loaded the models, for which it has five minutes.
+            # A new pod does not answer until it has loaded the models, which takes minutes.
             "HtrReplicaDown", f"{up} == 0", "10m", "ticket",
             "{{ $labels.instance }} does not answer Prometheus.",
         ),
@@ -228,7 +230,8 @@ def rules(settings: Settings) -> dict[str, Any]:
         ),
         (
             "HtrSlow", f"{latency} > {bounds.p95_latency_ms:g}", "10m", "ticket",
-            "One request in twenty takes more than {{ $value | humanize }} ms in the server.",
+            "One request in twenty to {{ $labels.model_name }} takes more than {{ $value | humanize }} ms in the "
+            "server.",
         ),
         (
             "HtrQueueing", f"{queueing} > {bounds.p95_queueing_ms:g}", "10m", "ticket",

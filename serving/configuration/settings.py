@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FOLDER = Path(__file__).parents[1] / "production"
+ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 Address = Annotated[str, Field(pattern=r"^([\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]+$")]
 
 
@@ -74,7 +75,10 @@ class Alerts(_Section):
 class Settings(_Section):
     """Everything that can be chosen."""
 
-    model: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    model: ModelName
+    further_models: list[ModelName] = Field(
+        default=[], description="others of this pipeline in the same models.config, which the alerts then watch, too"
+    )
     tls: Literal["mutual", "server", "none"]
     variants: dict[Literal["gpu", "cpu"], Variant]
     alerts: Alerts

@@ -57,18 +57,24 @@ def quoted_after_space() -> str:
     return "\n".join(lines) + "\n"
 
 
-RIGHT_TO_LEFT = {3: "مرحبا", 4: "שלום", 5: "שלום 123"}  # by number of the row, from 0
+# Labels of all kinds, among them those from right to left, with and without marks of direction.
+ODD = (
+    "Привет", "Қазақстан", "әіңғүұқөһ", "مرحبا", "שלום", "שלום 123", "Cafe\u0301", "Café", "e\u0323\u0302", "😀",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467", "Straße", "STRA\u1e9eE", "\ufb01nd", "\ufb02ow", "“quoted”", "‘x’",
+    "a\tb", "a\nb", " lead", "trail ", "two  spaces", "nb\xa0sp", "zero\u200bwidth", "soft\xadhyphen", "\u200fשלום",
+    "…", "½", "①", "\u202eabc",
+)  # fmt: skip
 
-# Content of labels.csv by name of the case, as in the folder of cases.
+# Files by name of the case; those of csv are a labels.csv each.
 LABELS: dict[str, str | bytes] = {
     "csv/sep.csv": "sep=;\r\n" + table(rows(), ";", "\r\n"),
-    "csv/blank_first_line.csv": "\n" + table(rows()),
+    "csv/blank_first_line.csv": "\n" + table(rows(), end="\n\n"),
     "csv/noheader.csv": table(rows("filename", "text")).partition("\n")[2],
     "csv/noext.csv": table(rows("filename", "text", filename=str)),
     "csv/xlsx.csv": b"PK\x03\x04aaaa",
     "quotes-after-space/labels.csv": quoted_after_space(),
     "one-writer/labels.csv": table(rows(writer=lambda _: "me")),
-    "right-to-left/labels.csv": table(rows(text=lambda i: RIGHT_TO_LEFT.get(i, WORDS[i % len(WORDS)]))),
+    "right-to-left/labels.csv": table(rows(text=ODD.__getitem__), end="\r\n"),
     "mac-zip/labels.csv": table(rows()),
     "mac-zip/._labels.csv": b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X",
     "mac-zip/._0.jpg": b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X",

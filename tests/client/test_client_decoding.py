@@ -177,10 +177,11 @@ def test_soft_lexicon_weighs_words(batch, counts, unknown):
     log_probs, frames = batch
     decoder = PrefixBeamSearch(**EVERYTHING, lexicon=Lexicon(counts, unknown=unknown, weight=0.7))
     total = sum(counts.values())
+    known = {word: 0.7 * math.log(count / total) for word, count in counts.items()}
+    other = unknown + min(known.values())
 
     def score(text, p):
-        words = allowed(text, counts)
-        return math.log(p) + sum(0.7 * math.log(counts[w] / total) if w in counts else unknown for w in words)
+        return math.log(p) + sum(known.get(word, other) for word in allowed(text, counts))
 
     for row, result in enumerate(decoder.decode(log_probs, frames, AB)):
         if frames[row]:
@@ -340,12 +341,21 @@ def test_a_strict_lexicon_keeps_improbable_classes():
 
 def test_a_rare_word_that_turns_out_to_be_another_is_kept():
     """The start of "aa" costs 16 until "abc" is known to be none of the lexicon's words, which costs 3."""
-    lexicon = Lexicon({"aa": 1, "b": 10**7}, unknown=-3.0, weight=1.0)
+    lexicon = Lexicon({"aa": 1, "b": 10**7}, unknown=13.0, weight=1.0)
     log_probs = np.full((1, 3, 5), -30.0, np.float32)  # of a, b, c, space and blank
     log_probs[0, 0, :2] = 0, -7
     log_probs[0, 1, [1, 3]] = -2.8, -0.06
     log_probs[0, 2, 2] = 0
     assert PrefixBeamSearch(lexicon=lexicon).decode(log_probs, np.array([3]), Alphabet("abc "))[0].text == "abc"
+
+
+@pytest.mark.parametrize("unknown", [-0.5, -3.0, -6.0])
+def test_a_rare_word_is_preferred_to_one_that_is_in_no_text(unknown):
+    log_probs = np.full((1, 3, 4), -30.0, np.float32)
+    log_probs[0, 0, 0] = log_probs[0, 1, -1] = 0
+    log_probs[0, 2, :2] = math.log(0.55), math.log(0.45)  # looks like "aa", or else "ab"
+    lexicon = Lexicon.from_texts(["ab", *["b"] * 10**5], unknown=unknown)
+    assert PrefixBeamSearch(lexicon=lexicon).decode(log_probs, np.array([3]), AB)[0].text == "ab"
 
 
 def test_a_lexicon_that_lets_nothing_end_gives_the_empty_text():

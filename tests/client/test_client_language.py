@@ -376,6 +376,16 @@ def test_a_model_learnt_here_still_reports_what_the_image_shows():
     assert result.text == "a" and result.confidence == pytest.approx(0.6, rel=1e-5)
 
 
+@given(st.lists(st.tuples(st.text("abc", max_size=5), st.integers(1, 4)), min_size=1, max_size=6), st.integers(1, 4))
+def test_a_weight_is_how_often_a_text_counts(weighed, order):
+    alphabet = Alphabet("ab")
+    texts, weights = zip(*weighed, strict=True)
+    for split in range(len(texts) + 1):
+        found = ngrams.count(texts[:split], alphabet, order, others=texts[split:], weights=weights, most=8)
+        again = ngrams.count([text for text, weight in weighed for _ in range(weight)], alphabet, order, most=8)
+        assert found.to_bytes() == again.to_bytes()
+
+
 @given(st.lists(st.text("ab ", min_size=1, max_size=5), min_size=1, max_size=6), st.text("abc ", max_size=6))
 def test_texts_beside_the_language_model_of_a_version_are_interpolated(texts, text):
     """The share of the texts grows with their characters; of any context the probabilities sum to one."""

@@ -50,6 +50,14 @@ def test_answers_are_logged_with_their_images(server, tmp_path):
     assert log.counts == (3, 3, 0, 0)
 
 
+def test_confidences_of_lines_keep_their_digits(tmp_path):
+    log, confidences = RequestLog(tmp_path, rate=1), [0.0, 3.9e-10, 5.81432e-06, 0.012345, 0.998877, 1.0]
+    for confidence in confidences:
+        log.offer(b"\x89PNG", "a line", confidence, "htr", 1)
+    log.close()
+    assert [float(row["confidence"]) for row in rows(tmp_path)] == confidences
+
+
 def test_originals_can_be_found_again(server, tmp_path):
     """By the name of the image and the id of the request."""
     (tmp_path / "a.png").write_bytes(png("path"))
@@ -342,7 +350,7 @@ def test_a_page_takes_the_name_that_transcribe_takes(kind, server, tmp_path, pag
     with kind(server.address, log=log) as client:
         assert client.find_page(page, source="form 12").image == "form 12"
         assert client.transcribe_page(page, source="form 12").image == "form 12"
-        assert client.transcribe_page(page, name="old.png").image == "old.png"
+        assert client.transcribe_page(page).image == Path(page).name
     log.close()
     assert [row["source"] for row in rows(tmp_path / "log")] == ["form 12"] * 5 + [page] * 5
 

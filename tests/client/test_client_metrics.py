@@ -8,6 +8,7 @@ import pytest
 
 from htr_client import AsyncHtrClient, ClientMetrics, HtrClient, HtrError, ImageError, ModelNotFound
 from htr_client.metrics import MAX_CHARACTERS, MAX_SERIES, Metric
+from htr_client.results import Timings, Transcription
 from htr_client.testing import png
 
 
@@ -90,6 +91,17 @@ def test_a_call_that_its_task_gave_up_is_cancelled(server):
 
     cancelled = 'htr_client_calls_total{model="htr",signature="serving_default",code="CANCELLED"}'
     assert samples(asyncio.run(give_up()))[cancelled] == 1
+
+
+def test_confidences_of_lines_are_in_buckets_of_their_own():
+    """As one, the median of lines would be read from a bucket up to 0.1, whatever it is."""
+    metrics, below = ClientMetrics(), []
+    for confidence in (4e-10, 6e-7, 6e-6, 6e-5, 0.02):
+        metrics.result(Transcription("a line", confidence, (), (), "htr", 1, None, Timings(0.0, 0.0, 0.0)))
+    for bound in ("1e-10", "1e-09", "1e-06", "1e-05", "0.0001", "0.01", "0.1"):
+        series = f'htr_client_confidence_bucket{{model="htr",version="1",le="{bound}"}}'
+        below.append(int(re.search(rf"^{re.escape(series)} (\d+)$", metrics.page(), re.M)[1]))
+    assert below == [0, 1, 2, 3, 4, 4, 5]
 
 
 def test_the_page_is_what_prometheus_reads():

@@ -8,6 +8,7 @@ import os
 import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import grpc
@@ -45,11 +46,11 @@ def folder(tmp_path):
 
 
 def test_a_page_through_either_client(client):
-    page = client.transcribe_page(drawn(), name="p.png")
+    page = client.transcribe_page(drawn(), source="p.png")
     assert (page.image, page.width, page.height) == ("p.png", 900, 700)
     assert [line.baseline[0][1] for line in page.lines] == pytest.approx(BOTTOMS, abs=4)
     assert all(line.text and 0 < line.confidence < 1 for line in page.lines)
-    found = client.find_page(drawn(), name="p.png")
+    found = client.find_page(drawn(), source="p.png")
     assert [(line.baseline, line.text) for line in found.lines] == [(line.baseline, "") for line in page.lines]
     with pytest.raises(ImageError):
         client.transcribe_page(b"")
@@ -247,9 +248,29 @@ def test_objects_of_pages_and_lines_share_their_keys(call, folder):
     assert page["text"] == "\n".join(line["text"] for line in page["lines"])
     for line in page["lines"]:
         for one in (line, *line["words"]):
-            assert one["confidence"] == round(one["confidence"], 6)
+            assert one["confidence"] == float(f"{one['confidence']:.6g}")
     _, out, _ = call(folder, "--kind", "auto", "--format", "csv")
     assert {row["model_version"] for row in csv.DictReader(io.StringIO(out)) if not row["error"]} == {"1"}
+
+
+@pytest.mark.parametrize("kind", ["line", "page"])
+def test_tables_and_objects_tell_small_confidences_apart(kind):
+    """That of a line is often 1e-6, and reports name thresholds such as 0.00000592."""
+    for confidence in (5.81432e-06, 5.01e-06, 3.9e-10, 0.998877):
+        line = pages.Line("a line", ((0, 5), (9, 5)), confidence=confidence)
+        result = {
+            "line": Transcription("a line", confidence, (), (), "htr", 1, "a.png", Timings(0.0, 0.0, 0.0)),
+            "page": pages.Page("a.png", 9, 9, (line,)),
+        }[kind]
+        table, record = io.StringIO(), io.StringIO()
+        ResultWriter("csv", table)("a.png", result)
+        ResultWriter("json", record)("a.png", result)
+        [row], told = csv.DictReader(table.getvalue().splitlines()), json.loads(record.getvalue())
+        assert float(row["confidence"]) == (told["lines"][0] if kind == "page" else told)["confidence"] == confidence
+    [row] = csv.DictReader(
+        pages.write(pages.Page("a.png", 9, 9, (replace(line, confidence=1e-6),)), "csv").splitlines()
+    )
+    assert float(row["confidence"]) == 1e-6
 
 
 def test_rows_and_objects(call, folder):
@@ -384,7 +405,7 @@ def test_an_empty_page_is_told(call, tmp_path):
     assert (code, out) == (0, f"{tmp_path / 'empty.png'}\t\t0.000\n") and "no line of text was found" in err
     _, out, _ = call(tmp_path / "empty.png", "--kind", "page", "--format", "csv")
     [row] = csv.reader(io.StringIO(out.partition("\n")[2]))
-    assert row == [str(tmp_path / "empty.png"), "", "0.0000", "0", "", "no_lines"]
+    assert row == [str(tmp_path / "empty.png"), "", "0.0", "0", "", "no_lines"]
 
 
 def test_what_could_be_a_page():

@@ -8,6 +8,7 @@ import pytest
 
 from htr_client import ImageError, ModelNotFound
 from htr_client.pages import Line, LineError, find_page, from_json, read_page, write
+from htr_client.pages import read as read_back
 from htr_client.results import Character, Timings, Transcription
 from htr_client.testing import find_bars
 
@@ -55,6 +56,14 @@ def test_text_words_and_their_boxes_in_reading_order():
     for word, (left, right) in zip((first, second), expected, strict=True):
         assert word.box[0] == pytest.approx(left, abs=6) and word.box[2] == pytest.approx(right, abs=6)
         assert word.box[1] < 125 and 146 < word.box[3] < 165
+
+
+def test_a_space_that_allows_no_break_costs_no_word_of_its_line():
+    text = "le 27\u00a0Mars «\u202foui\u202f» \u6771\u3000\u4eac"
+    page = read_page(page_of([(100, 500, 150)]), find_bars, lambda cut: [transcription(one, text) for one in cut])
+    assert [word.text for word in page.lines[0].words] == text.split(" ")
+    for form in ("alto", "page"):
+        assert [word.text for word in read_back(write(page, form).encode()).lines[0].words] == text.split(" ")
 
 
 def test_boxes_of_words_lie_on_the_page_and_in_their_line():

@@ -66,7 +66,7 @@ def outputs(*names: str) -> Callable[[Any], None]:
 RANK = dict(
     embedded=r"^input image_bytes has shape \[.*\], but the signature serving_default takes \[\?\]$",
     reason="shapes are checked against the signature before the graph runs, since some kernels abort the process "
-    "on a wrong rank; --check_input_shapes=false gives the graph's own text",
+    "on a wrong rank",
 )
 
 

@@ -166,7 +166,8 @@ def test_without_a_model_in_service_a_warm_start_is_compared_with_its_base(data,
     settings = ("train.seed=4", f"train.warm_start={base.path}", elsewhere, ANY_INCREASE)
     code, outcome, text, *_ = run(data, workspace, capfd, *settings)
     assert code == 0 and outcome["baseline_version"] is None
-    assert outcome["baseline"] == f"the base of the warm start ({base.path})" and outcome["baseline"] in text
+    assert outcome["baseline"] == f"the version that the training started from ({base.path})"
+    assert outcome["baseline"] in text
     verdict = summary.read(str(workspace), "htr").verdict
     assert verdict.compared_with.kind == "warm_start" and verdict.baseline is not None
     assert run(data, workspace, capfd, *settings).outcome == outcome

@@ -2,6 +2,8 @@
 
 import csv
 import os
+import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -92,3 +94,20 @@ def test_a_server_and_this_process_read_the_same(page, tmp_path):
     assert [line.confidence for line in there.lines] == pytest.approx(
         [line.confidence for line in here.lines], abs=1e-4
     )
+
+
+def test_examples_of_the_document(page, tmp_path, monkeypatch, capsys):
+    """The examples of docs/pages.md run as they stand: a page, one with PAGE XML, one step by step."""
+    text = (Path(__file__).parents[2] / "docs" / "pages.md").read_text(encoding="utf-8")
+    whole, own_code, by_steps = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("page.jpg", cv2.imread(str(page), cv2.IMREAD_GRAYSCALE))
+    names = {}
+    exec(whole, names)
+    told = capsys.readouterr().out
+    Path("page.xml").write_text(pages.write(names["page"], "page"), encoding="utf-8")
+    exec(own_code, {})
+    assert len(capsys.readouterr().out.splitlines()) == len(names["page"].lines)
+    assert "ocr_line" in Path("page.hocr").read_text(encoding="utf-8")
+    exec(by_steps, {})
+    assert capsys.readouterr().out == told != "\n"

@@ -1,10 +1,12 @@
 """Images and manifests: linted, valid by Kubernetes' own schemas, and of one mind with lock file, code and servers."""
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -173,7 +175,10 @@ def test_beams_engines_can_start_the_image_of_their_workers():
 
 
 def test_airflows_helm_chart_can_start_the_image(tmp_path):
-    """Airflow asks for the user's name, and the chart's probes run `exec /entrypoint airflow jobs check`."""
+    """Airflow asks for the user's name, and the chart's probes run `exec /entrypoint airflow jobs check`.
+
+    Beside each service it runs `bash /clean-logs`, which must stay; it sets FAB's auth manager and StatsD.
+    """
     image = dockerfile_stages()["airflow-base"].replace("\\\n", "")
     (created,) = re.findall(r"useradd .*?(?= &&)", image)
     made = argparse.ArgumentParser()
@@ -191,6 +196,54 @@ def test_airflows_helm_chart_can_start_the_image(tmp_path):
                           capture_output=True, text=True)  # fmt: skip
     assert (done.returncode, done.stdout) == (7, "two words\n")
     assert 'ENTRYPOINT ["/entrypoint"]' in image
+    assert "COPY --chmod=755 kubeflow/clean-logs /clean-logs\n" in image
+    assert "!kubeflow/clean-logs" in (FOLDER / "Dockerfile.dockerignore").read_text().split()
+    assert {"apache-airflow-providers-fab", "statsd"} <= set(locked("airflow", "3.12"))
+
+
+def test_old_logs_of_airflow_are_deleted_until_the_chart_ends_the_container(tmp_path):
+    days = {"old/gone.log": 4, "old/kept.txt": 4, "new/kept.log": 2, "empty/gone.log": 4}
+    for name, age in days.items():
+        path = tmp_path / "logs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        for touched in (path, path.parent):
+            os.utime(touched, (time.time() - age * 86400,) * 2)
+    (tmp_path / "logs" / "just_made").mkdir()
+    environment = {"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__LOG_RETENTION_DAYS": "3",
+                   "AIRFLOW__LOG_CLEANUP_FREQUENCY_MINUTES": "0.002"}  # fmt: skip
+    cleaning = subprocess.Popen(["bash", FOLDER / "clean-logs"], env=os.environ | environment)
+    try:
+        deadline = time.monotonic() + 30
+        while sorted(tmp_path.rglob("*.log")) != [tmp_path / "logs/new/kept.log"]:
+            assert cleaning.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.utime(tmp_path / "logs/empty", (time.time() - 86400,) * 2)
+        while (tmp_path / "logs/empty").exists():  # it looks again
+            assert cleaning.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        assert (tmp_path / "logs/old/kept.txt").exists() and (tmp_path / "logs/just_made").exists()
+        cleaning.terminate()
+        cleaning.wait(10)
+    finally:
+        cleaning.kill()
+
+
+def test_values_for_airflows_helm_chart_fit_image_lock_file_and_settings():
+    guide = (ROOT / "docs" / "production.md").read_text()
+    (text,) = [block for block in re.findall(r"^```yaml\n(.*?)^```", guide, re.M | re.S) if "airflowVersion" in block]
+    values = yaml.safe_load(text)
+    assert values["airflowVersion"] == locked("airflow", "3.12")["apache-airflow"]
+    image = values["images"]["airflow"]
+    name = f"{image['repository'].split('/')[-1]}:{image['tag']}"
+    assert name.replace(metadata.version("htr-pipeline"), "$VERSION") in DOCKERFILE
+    assert [v["name"] for v in values["volumes"]] == [m["name"] for m in values["volumeMounts"]]
+    (mount,) = values["volumeMounts"]
+    (dags,) = re.findall(r" (\S+/dags) ", dockerfile_stages()["airflow-base"])
+    (compiled,) = re.findall(r"-- htr compile airflow ((?:.*\\\n)*.*)\n", guide)
+    assert compiled.split()[0] == dags and compiled.count(f" {mount['mountPath']}/") == 3
+    (workers,) = values["workers"]["celery"]["sets"]
+    assert f"queues: {{Trainer: {workers['queue']}}}" in guide and image["tag"].endswith("-gpu")
 
 
 # -- manifests -------------------------------------------------------------------------------------------------
@@ -265,6 +318,11 @@ def test_parts_of_an_overlay_fit_together(build):
             of_kind(text, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
         ):
             assert matches(selector, labels)
+        guide, name_in_cluster = (
+            (ROOT / "docs" / "production.md").read_text(),
+            f"{service['metadata']['name']}.kubeflow",
+        )
+        assert f"`{name_in_cluster}:8500`" in guide and f"`DNS:{name_in_cluster}`" in guide
         target = of_kind(text, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
         assert (target["kind"], target["name"]) == ("Deployment", deployment["metadata"]["name"])
         assert "replicas" not in deployment["spec"]
@@ -273,6 +331,19 @@ def test_parts_of_an_overlay_fit_together(build):
         used = {v["persistentVolumeClaim"]["claimName"] for v in pod["spec"]["volumes"] if "persistentVolumeClaim" in v}
         assert used <= claims
         assert container["resources"]["limits"].get("nvidia.com/gpu") == ({"gpu": 1}.get(name))
+
+
+def test_the_gpu_overlay_needs_one_gpu_and_waits_for_cuda(build):
+    """A pod that waits for a GPU would end each rollout; what is compiled in minutes must outlive the container."""
+    text = build["serving/overlays/gpu"]
+    scaling, pod = of_kind(text, "HorizontalPodAutoscaler")["spec"], of_kind(text, "Deployment")["spec"]["template"]
+    assert (scaling["minReplicas"], scaling["maxReplicas"]) == (1, 1)
+    (container,) = pod["spec"]["containers"]
+    probe = container["startupProbe"]
+    assert probe["httpGet"] and probe["periodSeconds"] * probe["failureThreshold"] >= 20 * 60
+    (cache,) = re.findall(r" CUDA_CACHE_PATH=(\S+)", (settings.FOLDER / "Dockerfile.gpu").read_text())
+    kept = {v["name"] for v in pod["spec"]["volumes"] if "emptyDir" in v}
+    assert any(cache.startswith(m["mountPath"] + "/") for m in container["volumeMounts"] if m["name"] in kept)
 
 
 def test_canary_stands_behind_the_service_but_is_no_part_of_the_other_deployment(build):
@@ -292,8 +363,28 @@ def test_canary_stands_behind_the_service_but_is_no_part_of_the_other_deployment
 def test_istio_leaves_the_pods_alone(build):
     """Its sidecar, which Kubeflow's profiles add, is never ready where a policy allows no egress."""
     pods = [of_kind(build[f"serving/overlays/{name}"], "Deployment")["spec"]["template"] for name in ("cpu", "canary")]
-    for pod in [*pods, yaml.safe_load((FOLDER / "storage" / "shell.yaml").read_text())]:
+    by_hand = [yaml.safe_load((FOLDER / "storage" / name).read_text()) for name in ("shell.yaml", "owner.yaml")]
+    for pod in pods + by_hand:
         assert pod["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+
+
+def test_data_is_copied_to_volumes_of_the_user_of_the_steps():
+    claims, mounts = {}, {}
+    for name in ("shell", "owner"):
+        spec = yaml.safe_load((FOLDER / "storage" / f"{name}.yaml").read_text())["spec"]
+        (container,) = spec["containers"]
+        assert container["image"] == Config().kubeflow.image
+        claims[name] = {v["name"]: v["persistentVolumeClaim"]["claimName"] for v in spec["volumes"]}
+        mounts[name] = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert claims["shell"] == claims["owner"] and mounts["shell"] == mounts["owner"]
+    assert container["command"] == ["chown", files.USER, *mounts["owner"].values()]
+    guide = (ROOT / "docs" / "production.md").read_text()
+    (steps,) = re.findall(r"shell.yaml\n(   kubectl wait (?:.*\n)*?)   ```", guide)
+    (tried,) = re.findall(r"htr-shell -- touch (.*?)  ", steps)
+    assert tried.split() == list(mounts["shell"].values())
+    # Into a folder that is always there: the first copy to a new name would become that folder, the next go below it.
+    ((source, target),) = re.findall(r"cp (\S+) htr-shell:(\S+)", steps)
+    assert target in mounts["shell"].values() and f"--data {target}/{source}\n" in steps
 
 
 def test_new_certificates_reach_every_deployment_of_the_overlays(build):

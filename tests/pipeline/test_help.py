@@ -62,7 +62,7 @@ def test_what_options_mean_to_a_command(capsys, monkeypatch):
         ("drift", "folder with the new data or logs", "the data to compare with, instead of a run"),
         ("read", "folder of earlier runs, where models are found (default: workspace)", "--model DIR "),
         ("predict", "--model NAME ", "{best-path,beam}", "if it differs from the address"),
-        ("transcribe", "{best-path,beam}"),
+        ("transcribe", "{best-path}"),
         ("review", "collect answers less confident than C (default: 0.7)"),
         ("label", "keep texts at least as confident as C (default: 0.5)"),
         ("serve", "--port PORT ", "--model_base_path DIR", "--ssl_config_file FILE", "--drain_wait_seconds SECONDS"),

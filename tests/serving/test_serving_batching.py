@@ -154,13 +154,6 @@ def test_poison_fails_alone():
     assert model.sizes[0] == 4
 
 
-def test_poison_fails_all_as_in_the_real_server_when_switched_off():
-    model, joined = Model(), batcher(max_batch_size=2, batch_timeout_micros=10_000_000, isolate_failures=False)
-    futures = [submit(joined, model, value) for value in (1.0, -1.0)]
-    assert all(future.exception() is not None for future in futures)
-    assert model.sizes == [2]
-
-
 def test_expired_and_abandoned_calls_cost_nothing():
     model, joined = Model(held=True), batcher(max_batch_size=1)
     gone = threading.Event()

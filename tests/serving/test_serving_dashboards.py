@@ -136,6 +136,12 @@ def test_lines_are_the_bounds_of_the_alerts():
     }
 
 
+def test_confidence_of_lines_is_drawn_on_a_logarithmic_axis():
+    (panel,) = [one for one in DASHBOARDS["serving"]["panels"] if one["title"] == "Confidence by version"]
+    found = panel["fieldConfig"]["defaults"]
+    assert found["custom"]["scaleDistribution"]["type"] == "log" and "min" not in found
+
+
 def test_figures_of_runs(figures):
     lines, run = figures[0].splitlines(), 'model="htr",run="2026-05-02T10:00:00"'
     for line in (

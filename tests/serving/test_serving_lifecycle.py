@@ -70,21 +70,11 @@ def test_no_request_fails_while_versions_come_and_go(base, toy_model, image, bat
         assert load.errors == []
         status = {row.version: row.status for row in client.status().model_version_status}
         assert status[4].error_code == 11 and status[4].error_message.startswith("Read less bytes than requested")
-        assert status[5].error_code == 5 and "require_variables" in status[5].error_message
+        assert status[5].error_code == 5 and "holds no checkpoint" in status[5].error_message
         assert status[6].error_code == 3 and "Unknown image file format" in status[6].error_message
         assert status[7].error_code == 15
         assert status[8].error_code == 5 and "Could not find SavedModel" in status[8].error_message
         assert [row.version for row in client.status().model_version_status] == sorted(status, reverse=True)
-
-
-def test_a_version_without_variables_is_served_broken_when_the_switch_is_off(base, toy_model, image):
-    toy.push(toy_model, base, 2, "no_variables_no_warmup")
-    with serve(base, require_variables=False) as server, Client(server.address) as client:
-        client.wait_state(2, AVAILABLE)
-        with pytest.raises(grpc.RpcError) as failure:
-            client.predict(toy.predict_request({"image_bytes": [image]}))
-        assert failure.value.code() == grpc.StatusCode.FAILED_PRECONDITION
-        assert "Could not find variable" in failure.value.details()
 
 
 def test_an_old_version_ends_only_after_its_last_request(base, toy_model):
@@ -115,10 +105,11 @@ def test_a_restarted_server_falls_back_to_the_newest_good_version(base, toy_mode
         assert client.predict(request).model_spec.version.value == 5
 
 
-def test_without_the_fall_back_a_broken_newest_version_ends_the_start(base, toy_model):
+def test_a_start_without_a_good_version_ends(base, toy_model):
     toy.push(toy_model, base, 2, "truncated_variables")
+    shutil.rmtree(base / "1")
     with pytest.raises(ServingError) as failure:
-        serve(base, serve_newest_good=False).start()
+        serve(base).start()
     assert failure.value.message.startswith(
         "1 servable(s) did not become available: {{{name: htr version: 2} due to error: OUT_OF_RANGE: "
         "Read less bytes than requested"
@@ -196,8 +187,7 @@ def test_a_start_that_takes_long_says_what_is_loading(base, caplog, monkeypatch)
         assert "still loading htr version 1" in caplog.messages
 
 
-def test_a_configured_version_that_is_broken(base, toy_model, tmp_path):
-    """It keeps the server from starting, as it does the real one, unless the others may be served without it."""
+def test_without_a_configured_version_that_is_broken_the_others_are_served(base, toy_model, tmp_path):
     toy.push(toy_model, base, 2)
     toy.push(toy_model, base, 3, "truncated_variables")
     (tmp_path / "models.config").write_text(LABELLED.format(base=base))
@@ -207,8 +197,6 @@ def test_a_configured_version_that_is_broken(base, toy_model, tmp_path):
     }
     with EmbeddedServer(**FAST, **settings) as server, Client(server.address) as client:
         assert client.states() == {1: AVAILABLE, 2: AVAILABLE, 3: END}
-    with pytest.raises(ServingError, match=r"did not become available: .*name: htr version: 3"):
-        EmbeddedServer(**FAST, **settings, serve_newest_good=False).start()
 
 
 def test_a_server_without_versions_waits_for_the_first_one(tmp_path, toy_model):

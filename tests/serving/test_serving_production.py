@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import urllib.request
+from pathlib import Path
 
 import pytest
 import serving_toy as toy
@@ -77,6 +78,7 @@ def test_the_files_are_made_from_the_settings():
         ({"tls": "perhaps"}, "tls"),
         ({"alertmanagers": ["http://alerts:9093"]}, "alertmanagers"),
         ({"clients": ["web"]}, "clients"),
+        ({"further_models": ["a|b"]}, "further_models"),
         ({"grpc_port": 1}, "Extra inputs"),
     ],
 )
@@ -89,7 +91,7 @@ def test_contradictions_are_refused(tmp_path, capsys, change, message):
 
 def test_a_file_of_0_1_0_without_later_settings_is_rendered(tmp_path, capsys):
     old = changed()
-    del old["alerts"]["memory_growth"], old["alertmanagers"], old["clients"]
+    del old["alerts"]["memory_growth"], old["alertmanagers"], old["clients"], old["further_models"]
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(old))
     assert main(["render", "--folder", str(tmp_path)]) == 0, capsys.readouterr().err
     assert (tmp_path / "alerts.yml").read_text() == (FOLDER / "alerts.yml").read_text()
@@ -160,7 +162,12 @@ def test_dockerfile(variant):
     assert command == files.flags(SETTINGS, variant)
     uid = named["USER"].split(":")[0]
     assert uid.isdigit() and int(uid) > 0
-    assert ("ENV", "TF_FORCE_GPU_ALLOW_GROWTH=true") in last_stage or variant == "cpu"
+    environment = dict(pair.split("=") for name, text in last_stage if name == "ENV" for pair in text.split())
+    if variant == "gpu":
+        assert environment["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+        # What the driver compiles is kept: the root file system is read-only, and the user has no home.
+        (writable,) = load("docker-compose.yml")["services"]["server-gpu"]["tmpfs"]
+        assert environment["CUDA_CACHE_PATH"].startswith(f"{writable}/")
     copied = set()
     for *chosen, source, target in (text.split() for name, text in last_stage if name == "COPY"):
         # The builder may give the mode to the folders that it makes: others than root must be able to enter them.
@@ -172,7 +179,7 @@ def test_dockerfile(variant):
     compose = load("docker-compose.yml")
     service = compose["services"][f"server-{variant}"]
     mounted = service["volumes"][0].split(":")[-2]
-    for name, value in (flag[2:].split("=") for flag in command):
+    for name, value in (flag[2:].split("=", 1) for flag in command):
         if name.endswith("_file"):
             secret = value.removeprefix("/run/secrets/") in service.get("secrets", [])
             assert value in copied or value.startswith(mounted + "/") or secret, name
@@ -207,6 +214,9 @@ def test_compose(tls):
         assert source in compose["volumes"] or (FOLDER / source).is_file()
         assert source in compose["volumes"] or target == f"/etc/prometheus/{source[2:]}"
     assert load("prometheus.yml")["rule_files"] == [mounts["./alerts.yml"]]
+    # Its user is none of ours: what a clone with another umask needs is in the guide.
+    (readable,) = re.findall(r"`chmod -R o\+rX .*?serving/production/(\S+)`", (FOLDER.parent / "README.md").read_text())
+    assert all(Path(source).match(readable) for source in mounts if source not in compose["volumes"])
 
 
 # -- for real, as far as the embedded server goes --------------------------------------------------------------
@@ -245,6 +255,7 @@ def test_a_server_runs_with_the_production_command_line(variant, tmp_path, toy_m
     add_arguments(parser)
     options = options_from(parser.parse_args(flags))
     assert options.enable_batching == (variant == "gpu")
+    assert ("grpc.max_connection_age_ms", 60_000) in options.channel_options()
     options.port, options.rest_api_port, options.tensorflow_session_parallelism = 0, -1, 1
 
     import grpc

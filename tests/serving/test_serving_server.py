@@ -107,13 +107,6 @@ def test_ranks_that_abort_the_real_server(client, shape):
     assert client.predict(good).outputs["features"].tensor_shape.dim[0].size == 2
 
 
-def test_without_shape_checks_the_graph_answers(base):
-    settings = {**FAST, "check_input_shapes": False}
-    with EmbeddedServer(model_base_path=str(base), **settings) as loose, Client(loose.address) as client:
-        code, message = fails(client.predict, toy.predict_request({"image_bytes": b"x"}))
-    assert code == "INVALID_ARGUMENT" and "the signature" not in message and "{{node" in message
-
-
 def test_a_deadline_ends_the_work_too(client, server):
     request = toy.predict_request({"rounds": [200_000]}, "burn")  # half a minute
     started = time.monotonic()
@@ -159,13 +152,6 @@ def request_counts(server) -> Counter[str]:
     """How often each status was counted."""
     found = re.findall(r'request_count{.*status="(\w+)"} (\d+)', server.service.metrics.page())
     return Counter({status: int(count) for status, count in found})
-
-
-def test_tensor_content_on_request(base, image):
-    settings = {**FAST, "enable_serialization_as_tensor_content": True}
-    with EmbeddedServer(model_base_path=str(base), **settings) as content, Client(content.address) as client:
-        output = client.predict(toy.predict_request({"image_bytes": [image]})).outputs["log_probs"]
-    assert len(output.tensor_content) == 4 * toy.FRAMES * toy.CLASSES and not output.float_val
 
 
 # -- REST ----------------------------------------------------------------------------------------------------

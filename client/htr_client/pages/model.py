@@ -43,7 +43,8 @@ class Word:
     Attributes:
         text: Its characters, without spaces.
         box: Left, top, right and bottom edge.
-        confidence: Probability that the word is right, 0 to 1; None if unknown.
+        confidence: How sure the network is of its characters, 0 to 1, as a product; not calibrated, and too low where a
+            language model has chosen the word. Of a word from a file: what the file says. None if unknown.
     """
 
     text: str

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from htr_client.pages.model import Line, LineError, Page, PageError, Points, Word
+from htr_client.results import rounded
 from htr_client.tables import CsvWriter
 
 
@@ -32,7 +33,7 @@ def to_csv(page: Page) -> str:
     rows = CsvWriter(table)
     rows.writerow(["line", "text", "confidence"])
     for number, line in enumerate(page.lines, 1):
-        rows.writerow([number, line.text, "" if line.confidence is None else f"{line.confidence:.4f}"])
+        rows.writerow([number, line.text, "" if line.confidence is None else rounded(line.confidence)])
     return table.getvalue()
 
 

@@ -180,7 +180,8 @@ def with_text(line: Line, band: Band, transcription: Transcription, width: int, 
 
     Returns:
         The line with text, confidence and words, or with the error. A word's box lies within that of the line's polygon
-        and baseline, and on the page; its confidence is the product of those of its characters.
+        and baseline, and on the page; its confidence is the product of those of its characters, which
+        know nothing of the language model.
     """
     if transcription.error is not None:
         return replace(line, error=LineError(transcription.error.reason, str(transcription.error)))
@@ -188,7 +189,8 @@ def with_text(line: Line, band: Band, transcription: Transcription, width: int, 
     limits = _within(line.box, (0, 0, width - 1, height - 1)) if line.polygon else (0, 0, width - 1, height - 1)
     words, current = [], []
     for character in (*transcription.characters, None):
-        if character is not None and character.text.strip():
+        # At the spaces of `one_line`: a no-break space stays in the text, and in its word.
+        if character is not None and character.text.strip(" \t\r\n"):
             current.append(character)
         elif current:
             left, right = current[0].span[0], current[-1].span[1]

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components.common.words import counted, visible
+from components.common.words import MOST_CHARACTERS, counted, some, visible
 from components.example_gen.images import mend_notes, resolve_image
 from components.example_gen.plan import Plan
 from components.example_gen.rejects import FITS_AS_LINE, Reject, Rejected, advice_for, is_unreadable_image
@@ -219,8 +219,8 @@ def as_text(contents: Mapping[str, Any], shown: bool) -> str:
         if group["advice"]:
             lines.append(f"          {group['advice']}")
     characters = sorted((visible(c["character"]) for c in contents["characters"]), key=lambda c: (len(c), c))
-    shown_alone = (f" {character}" if len(character) > 1 else character for character in characters)
-    lines.append(f"{counted(len(characters), 'character')}: {''.join(shown_alone)}")
+    shown_alone = [f" {character}" if len(character) > 1 else character for character in characters]
+    lines.append(f"{counted(len(characters), 'character')}: {some(shown_alone, MOST_CHARACTERS, '')}")
     labels = contents["labels"]
     several = [row for row in labels["frequent"][:5] if row["count"] > 1]
     frequent = ", ".join(f"{_shown(row['text'])} ({row['count']})" for row in several)

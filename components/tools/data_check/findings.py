@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -160,6 +161,15 @@ def _about_characters(
             f"{shown}.",
             "Add training images with them, or set data.alphabet to reject such labels.",
         )
+    if known and not _is_known(characters, known):
+        both = sum(c["character"] in known for c in characters)
+        result.note(
+            "unknown_script",
+            f"The model that training starts from knows {both} of the {len(characters)} characters of these labels, "
+            "and few of their letters: training learns their script from nothing.",
+            "Count with thousands of labels. For htr label, train a first model on some of them: this one writes other "
+            "letters.",
+        )
     rare = [c for c in characters if 0 < c["train"] < RARE and c["character"] not in known]
     if rare:
         shown = some([f"{visible(c['character'])} ({c['train']})" for c in rare], 16)
@@ -190,13 +200,13 @@ def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) ->
             "error rate would say nothing.",
             "Give htr run the folder with the labels by people, too: --data LABELLED --data READ.",
         )
-    elif training["warm"]:
+    elif training["warm"] and _is_known(contents["characters"], training["start_alphabet"]):
         _about_adapting(contents, samples, result)
     elif 0 < samples < TOO_FEW:
         result.problem(
             "too_little_data",
             f"{counted(samples, 'label')} are too few to train a model from nothing: it would recognise little.",
-            "Label a thousand or more, or begin with a trained model (train.warm_start).",
+            "Label a thousand or more, or begin with a model trained on such writing (train.warm_start).",
         )
     elif 0 < samples < LITTLE:
         result.note(
@@ -214,6 +224,17 @@ def _about_sizes(contents: Mapping[str, Any], samples: int, result: Findings) ->
             f"--set data.limit={LIMIT} takes a part with the same writers and splits, for a first model in a fraction "
             "of the time; fewer train.epochs do for large data.",
         )
+
+
+def _is_known(characters: Sequence[Mapping[str, Any]], known: str) -> bool:
+    """Whether a model knows at least half of the letters of labels: else training learns their script from nothing.
+
+    Args:
+        characters: Characters of the labels, with how often each occurs.
+        known: Those of the model.
+    """
+    letters = {c["character"]: c["total"] for c in characters if unicodedata.category(c["character"])[0] in "LM"}
+    return 2 * sum(count for letter, count in letters.items() if letter in known) >= sum(letters.values())
 
 
 def _about_adapting(contents: Mapping[str, Any], samples: int, result: Findings) -> None:

@@ -17,6 +17,8 @@ from htr_client.metrics import Metric, page
 
 FEW = 50
 _BINS = 10
+# Decimals of confidences in logs of earlier clients, and the share of others that may have as few, such as 0 and 1.
+_DECIMALS, _FEW_BY_CHANCE = 4, 0.1
 # A row of pixels more or a grey level less on all images would be as far as can be by divergence, and changes nothing.
 _SAME_SCALE = 0.03
 _MEASURED_IN_STEPS = ("text_length", CONFIDENCE)  # of these, none is too small to matter
@@ -180,6 +182,8 @@ def _entropy(shares: np.ndarray) -> float:
 
 def _numbers(name: str, before: Profile, after: Profile, threshold: float) -> Measure:
     a, b = before.numbers[name], after.numbers[name]
+    if name == CONFIDENCE and any(_logged_in_decimals(values) for values in (a, b)):
+        a, b = a.round(_DECIMALS), b.round(_DECIMALS)
     low, high = statistics.median(a), statistics.median(b)
     if name not in _MEASURED_IN_STEPS and low > 0 < high and 1 / (1 + _SAME_SCALE) <= high / low <= 1 + _SAME_SCALE:
         b = b * (low / high)
@@ -196,6 +200,11 @@ def _numbers(name: str, before: Profile, after: Profile, threshold: float) -> Me
         name, distance, threshold, float(low), float(high),
         f"{_NAMES[name]}: median {low:.3g} -> {high:.3g}, divergence {distance:.2f}, allowed {threshold:g}{meaning}",
     )  # fmt: skip
+
+
+def _logged_in_decimals(confidences: np.ndarray) -> bool:
+    """Whether some are from logs of earlier clients, where those of most long lines are 0.0000."""
+    return bool(np.mean(confidences == confidences.round(_DECIMALS)) > _FEW_BY_CHANCE)
 
 
 def _edges(before: np.ndarray, after: np.ndarray, known_at: np.ndarray | None) -> np.ndarray:

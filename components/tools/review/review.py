@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,12 +25,13 @@ from components.example_gen.settings import DataConfig
 from components.example_gen.table import plain, read_rows
 from components.tools.dataset_folder import whole_dataset
 from components.tools.drift.profiles import CONFIDENCE, columns
-from components.tools.labelling.labelling import Counts
+from components.tools.labelled import Counts, known_as
 from components.tools.log_times import read_time, time_column
 from htr_client import Transcription
 from htr_client.errors import ImageError
 from htr_client.image_files import pack
 from htr_client.pages.xml_files import read_confidence
+from htr_client.results import rounded
 
 PAGE_FILE = "review.html"
 FIELDS = ("filename", "text", "split", GUESS, CONFIDENCE, "model_version", LABELLING_MODEL, "source")
@@ -140,24 +142,6 @@ def from_answers(answers: Iterable[Transcription], below: float, unread: list[st
             yield Doubt(image, answer.text, answer.confidence, str(answer.version), source)
 
 
-def unlabelled(doubts: Iterable[Doubt], known: set[bytes], counts: Counts) -> Iterator[Doubt]:
-    """Doubts about images that are not labelled yet.
-
-    Args:
-        doubts: Doubts in any order.
-        known: `labelling.digests` of the labelled images.
-        counts: Counts that take how many images are left out.
-    """
-    left_out: set[bytes] = set()
-    for doubt in doubts:
-        digest = hashlib.sha256(doubt.image).digest()
-        if digest not in known:
-            yield doubt
-        elif digest not in left_out:
-            counts.leave_out("known", doubt.source)
-            left_out.add(digest)
-
-
 def write(
     doubts: Iterable[Doubt],
     folder: str,
@@ -165,6 +149,7 @@ def write(
     unread: Sequence[str] = (),
     which: str = "",
     counts: Counts | None = None,
+    known: AbstractSet[bytes] = frozenset(),
 ) -> tuple[int, int]:
     """Writes the least sure ones as a dataset with a page to correct them in.
 
@@ -174,7 +159,8 @@ def write(
         limit: How many at most.
         unread: What `doubts` could not use, known once they have come to their end.
         which: Words for those that were looked at, if not for all.
-        counts: How many were left out as labelled already, known at the same time.
+        counts: Counts that take how many are left out as labelled already.
+        known: `labelled.digests` of the labelled images.
 
     Returns:
         How many were written, and of how many different images.
@@ -185,27 +171,33 @@ def write(
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ReviewError(f"{folder} holds something already, perhaps corrections: name a new folder with --output.")
+    counts = counts or Counts()
     chosen: dict[bytes, Doubt] = {}
     seen: set[bytes] = set()
+    found = 0
     for doubt in doubts:
-        digest = hashlib.sha256(doubt.image).digest()
+        digest = known_as(doubt.image)
         if digest in seen:
             continue
         seen.add(digest)
+        if digest in known:
+            counts.leave_out("known", doubt.source)
+            continue
+        found += 1
         chosen[digest] = doubt
         if len(chosen) > 2 * limit:  # so that any number of images takes the memory of a few
             chosen = dict(_least_sure(chosen)[:limit])
     rows = _least_sure(chosen)[:limit]
     if not rows:
         but = f"{len(unread)} could not be read (the first: {unread[0]}), and " if unread else ""
-        if counts and counts.known:
+        if counts.known:
             but = f"{counted(counts.known, 'image')} labelled already, and {but}"
         others = f"{'all others' if but else 'every image'}{f' {which}' if which else ''}"
         raise ReviewError(f"Nothing to review: {but}the model is surer than --below of {others}.")
     lines = []
     with whole_dataset(target, FIELDS, crlf=True) as add:
         for number, (digest, doubt) in enumerate(rows, 1):
-            confidence, version = f"{doubt.confidence:.4f}", doubt.model_version
+            confidence, version = str(rounded(doubt.confidence)), doubt.model_version
             # Images that were chosen because they are hard would shift every figure that is measured on them. The text
             # is the model's until a person has looked at it: the page then empties that column.
             values = (doubt.guess, "train", doubt.guess, confidence, version, version or "unknown", doubt.source)
@@ -221,8 +213,9 @@ def write(
             digest=hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16],
         )
         (target / PAGE_FILE).write_text(page, encoding="utf-8")
-    return len(rows), len(seen)
+    return len(rows), found
 
 
 def _least_sure(doubts: dict[bytes, Doubt]) -> list[tuple[bytes, Doubt]]:
-    return sorted(doubts.items(), key=lambda item: (item[1].confidence, item[1].source))
+    """The doubts by confidence; those of the same stay as they came: row 10 of a log after row 9."""
+    return sorted(doubts.items(), key=lambda item: item[1].confidence)

@@ -157,7 +157,7 @@ def test_what_is_unpacked_is_a_version_as_it_was_pushed(base_models, toy_version
 def test_a_network_starts_from_it(base_models):
     model = build(SMALL, 5, TOY.height)
     taken = transfer.start_from(model, ["a", "b", "c", "d"], unpack("line"))
-    assert taken.told.endswith("3 characters known, new: d")
+    assert taken.told.endswith("3 characters known, 1 new: d")
     stored = weights_of(unpack("line"))
     for variable in model.variables:
         if "recurrent" in variable.path:

@@ -1,6 +1,8 @@
 """Label files and image names as people and programs write them."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 
@@ -137,6 +139,7 @@ def test_quotes_that_belong_to_a_label_stay(tmp_path):
         (b"PK\x03\x04" + bytes(90), {}, r"an Excel workbook or another zip archive, not a CSV.*\"CSV UTF-8\""),
         (b"\xd0\xcf\x11\xe0" + bytes(90), {}, "an Excel workbook"),
         ("sep=;\n", {}, "is empty"),
+        ("filename text\na.png Anna\n", {}, "has one column, `filename text`: comma, semicolon, tab or | separate"),
     ],
 )
 def test_what_is_no_table_is_named(tmp_path, content, settings, message):
@@ -146,14 +149,62 @@ def test_what_is_no_table_is_named(tmp_path, content, settings, message):
 
 @pytest.mark.parametrize(
     ("encoding", "told"),
-    [("cp1252", "0042.png,été` with data.encoding=cp1252 ("), ("mac_roman", "été` with data.encoding=mac_roman (")],
+    [("cp1252", "`0042.png,été` in cp1252 or "), ("mac_roman", "`0042.png,été` in mac_roman")],
 )
-def test_the_line_that_is_no_utf8_is_shown_as_other_encodings_read_it(tmp_path, encoding, told):
+def test_the_line_that_is_no_utf8_is_shown_in_other_encodings(tmp_path, encoding, told):
     rows = "".join(f"{i:04d}.png,Anna\r" for i in range(3000))  # more than is read at once
     (tmp_path / "labels.csv").write_bytes(f"filename,text\r{rows}0042.png,été\r".encode(encoding))
     with pytest.raises(DatasetError, match="line 3002 reads ") as found:
         read(tmp_path)
     assert told in str(found.value) and "position" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "labels"),
+    [
+        ("cp1250", "Łódź żółw Kraków święto"),
+        ("cp1250", "tükörfúrógép árvíztűrő"),  # the first is the same in cp1252
+        ("cp1251", "Привет Москва щука"),
+        ("cp1253", "Αθήνα λόγος Σωκράτης"),
+        ("cp1254", "İstanbul şeker ığdır"),
+        ("gb18030", "北京 上海 你好"),
+        ("cp932", "東京 大阪 ありがとう"),
+        ("cp949", "안녕하세요 한국어 서울"),
+        ("cp874", "สวัสดี ภาษาไทย กรุงเทพ"),
+    ],
+)
+def test_the_encodings_of_other_countries_are_among_those_shown(tmp_path, encoding, labels):
+    rows = "".join(f"{i}.png,{label}\n" for i, label in enumerate(["Anna", *labels.split()]))
+    (tmp_path / "labels.csv").write_bytes(f"filename,text\n{rows}".encode(encoding))
+    with pytest.raises(DatasetError, match=r"set data\.encoding to the encoding in which the line is right") as found:
+        read(tmp_path)
+    assert any(f",{label}` in {encoding}" in str(found.value) for label in labels.split()), found.value
+
+
+def test_a_file_that_fits_no_encoding_is_not_said_to_fit_one(tmp_path):
+    (tmp_path / "labels.csv").write_bytes(b"filename,text\n" + bytes(range(255, 0, -1)) * 9)
+    with pytest.raises(DatasetError, match=r"is not utf-8 text \('utf-8' codec can't decode"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "made_by"),
+    [
+        ("words.txt", '# IAM\na ok 154 1 2 3 4 AT "\nb err 154 1 2 3 4 NN B\n', "lines = .*"),
+        ("a.txt", '"\n', "rows = .*rglob.*"),
+        ("labels.jsonl", '{"file_name": "a.png", "text": "\\""}\n', "rows = .*json.*"),
+    ],
+)
+def test_labels_in_another_form_become_a_table_as_the_docs_say(tmp_path, monkeypatch, name, labels, made_by):
+    folder = one_image(tmp_path / "names", "")
+    (folder / name).write_text(labels, encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs/data.md").read_text(encoding="utf-8")
+    gather, write = re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1).rsplit("\n\n", 1)
+    begin, *ways = gather.split("\n#")
+    (way,) = (way for way in ways if re.search(made_by, way))
+    monkeypatch.chdir(tmp_path)
+    exec(f"{begin}\n#{way}\n{write}", {})
+    assert [sample.text for sample in read(folder)] == ['"']
 
 
 @pytest.mark.parametrize("name", ["labels.xlsx", "Labels.ODS"])

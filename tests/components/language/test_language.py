@@ -118,6 +118,30 @@ def test_the_weight_of_the_base_is_taken_unless_validation_contradicts(validatio
     assert empty is None, "no n-grams are no language model"
 
 
+def test_own_texts_count_ten_times_beside_the_texts_of_the_base():
+    base, config = LanguageModel(ngrams.count(NAMES, ALPHABET, 2), 0.35, 0.5), LanguageConfig(least_labels=1)
+    labels, own, theirs = NAMES[:4] * 20, ["otto", "anna"], NAMES[4:]
+
+    def learnt(*others):
+        model, facts = learn(labels, ALPHABET, images(NAMES * 12), config, *others)
+        return (model.ngrams.to_bytes(), facts["base_texts"])
+
+    def counted(texts, others=()):
+        return ngrams.count(texts, ALPHABET, config.order, others=others).to_bytes()
+
+    assert learnt(base, theirs, own) == (counted(labels, [*own * 10, *theirs]), True)
+    assert learnt(None, (), own) == (counted(labels, own), False)
+
+
+def test_texts_of_the_base_are_left_out_where_it_does_not_know_the_labels_characters():
+    """Of another script they only make its letters improbable."""
+    base, config = LanguageModel(ngrams.count(["xyz"], Alphabet("xyz"), 2), 0.35, 0.5), LanguageConfig(least_labels=1)
+    found, facts = learn(NAMES * 20, ALPHABET, images(NAMES * 12), config, base, ["xyz"] * 50, ["otto"])
+    alone = ngrams.count(NAMES * 20, ALPHABET, config.order, others=["otto"])
+    assert found.ngrams.to_bytes() == alone.to_bytes() and facts["texts"] == 20 * len(NAMES) + 1
+    assert not facts["base_texts"] and "base_weight" not in facts
+
+
 def test_the_step_names_the_weights_that_its_figures_belong_to():
     base = LanguageModel(ngrams.count(NAMES, ALPHABET, 2), 0.35, 0.5, 1.75)
     told = in_words(learn(NAMES * 20, ALPHABET, TORN, LanguageConfig(), base))
@@ -173,8 +197,8 @@ def test_other_texts_do_not_keep_what_only_one_label_holds(labels, others, least
 
 def test_a_name_that_a_label_and_a_base_text_share_is_left_out():
     validation = images(NAMES * 12)
-    alone, _ = learn([*NAMES * 20, "quizzical"], ALPHABET, validation, LanguageConfig(), others=["quizzical"])
-    public, _ = learn([*NAMES * 20, "quizzical"], ALPHABET, validation, LanguageConfig(), others=["quizzical"] * 2)
+    alone, _ = learn([*NAMES * 20, "quizzical"], ALPHABET, validation, LanguageConfig(), base_texts=["quizzical"])
+    public, _ = learn([*NAMES * 20, "quizzical"], ALPHABET, validation, LanguageConfig(), base_texts=["quizzical"] * 2)
     assert "quiz" not in kept(alone.ngrams) and "quiz" in kept(public.ngrams)
 
 
@@ -203,7 +227,7 @@ def test_texts_beyond_the_bound_are_counted(monkeypatch):
 def test_labels_beyond_the_bound_leave_room_for_other_texts(monkeypatch):
     monkeypatch.setattr(learning, "MOST_CHARACTERS", 50)
     others = ["x" * 60, "otto", "otto"]  # one that is longer than the room shuts out none of the others
-    _, facts = learn(["anna"] * 20, ALPHABET, [], LanguageConfig(), others=others)
+    _, facts = learn(["anna"] * 20, ALPHABET, [], LanguageConfig(), texts=others)
     assert (facts["texts"], facts["texts_left_out"]) == (2 + 10, 1 + 10)
 
 

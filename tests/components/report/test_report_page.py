@@ -147,6 +147,27 @@ def test_characters_of_the_card_are_code_also_where_one_is_a_backtick(extra):
     assert re.search(f"others: {fence} ?{shown} ?{fence}$", line), line
 
 
+def test_marks_stay_on_their_letters_where_texts_differ():
+    label, read = "x\u0323ry\u0332r", "xry\u0332t"  # NFC composes none of them
+    predictions = table([read, *words(200)], [label, *words(200)], rate=0)
+    html = write_page(contents.build(material(predictions)))
+    assert (
+        f'>label</dt><dd class="text"><span class="delete">{label[:2]}</span>{label[2:5]}<span class="replace">' in html
+    )
+    assert f'<dd class="text">x<span class="delete">&#8203;·</span>{read[1:4]}<span class="replace">t<' in html
+
+
+def test_thousands_of_characters_are_not_listed_each():
+    predictions = table(words(200))
+    alphabet = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
+    predictions["text"] = predictions["text"] + [chr(0xAC00 + i) for i in range(2000)][: len(predictions)]
+    predictions.loc[0, "text"] += "".join(map(chr, range(0xB000, 0xB000 + 300)))
+    built = contents.build(material(predictions, alphabet=alphabet))
+    assert max(map(len, card.write(built).splitlines())) < 3000 and "and 2500 more" in card.write(built)
+    html = write_page(built)
+    assert "and 2800 more" in html and re.search(r"Unknown: .*</span> and 3\d\d more</p>", html)
+
+
 def test_page_and_card_of_a_gate_that_evaluates_the_best_path():
     built = with_language_model(FACTS, "best_path")
     html, text = write_page(built), card.write(built)

@@ -4,6 +4,7 @@ import csv
 import random
 import re
 import shutil
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -175,13 +176,19 @@ def test_empty_and_inverted_images_are_named(tmp_path, capsys):
         ("???", "no text"),
         ("Аnna", "mixes Cyrillic and Latin"),
         ("Ã©tÃ©", "'été' becomes where UTF-8 is opened as cp1252"),
+        ("РџСЂРёРІРµС‚", "'Привет' becomes where UTF-8 is opened as cp1251"),
+        ("An\u200dna", "U+200D (zero width joiner), which cannot be seen"),
+        ("क्\u200d", "U+200D (zero width joiner), which cannot be seen"),
     ],
 )
 def test_odd_labels_are_explained(label, reason):
     assert reason in " ".join(odd_labels(label))
 
 
-@pytest.mark.parametrize("label", ["Anna", "it's", "12-B", "Ελένη", "Анна", "naïve café", "São", "?!", "St. John"])
+@pytest.mark.parametrize(
+    "label",
+    ["Anna", "it's", "12-B", "Ελένη", "Анна", "Ні", "naïve café", "São", "?!", "St. John", "क्\u200dष", "می\u200cشود"],
+)
 def test_ordinary_labels_are_not_odd(label):
     assert list(odd_labels(label)) == []
 
@@ -244,9 +251,8 @@ def test_lines_with_the_preset_for_words_are_told_the_other_one(tmp_path, capsys
     assert "transform.preset=line" not in capsys.readouterr().out, "a given width outlasts the preset"
 
 
-def test_few_labels_adapt_a_base_model(clean, base_models, capsys):
-    fits = ["transform.preset=line", "model.filters=[8,16,16]", "model.recurrent_units=24", "model.recurrent_layers=1"]
-    options = [option for setting in [*fits, "data.limit=200"] for option in ("--set", setting)]
+def test_few_labels_adapt_a_base_model(clean, capsys):
+    options = ("--set", "transform.preset=line", "--set", "data.limit=200")
     out = " ".join(looked(clean, capsys, *options).split())
     assert "starting from the base model for transform.preset=line" in out
     assert "Note: 200 labels would be too few to train a model from nothing; they adapt the base model" in out
@@ -254,6 +260,15 @@ def test_few_labels_adapt_a_base_model(clean, base_models, capsys):
     assert after < before and f"brought its CER on other writers from {before:.2f} to {after:.2f}" in out
     out = " ".join(looked(clean, capsys, *options, "--set", "train.warm_start=none").split())
     assert "starting from nothing" in out and "Problem: 200 labels are too few" in out
+
+
+def test_a_script_that_the_base_model_cannot_write_is_learnt_from_nothing(tmp_path, capsys):
+    for script, label in (("greek", "λόγος"), ("latin", "logos")):
+        rows = [{"filename": f"{number}.png", "text": label, "writer": str(number)} for number in range(60)]
+        out = " ".join(looked(write_dataset(tmp_path / script, rows), capsys).split())
+        told = "knows 0 of the 5 characters of these labels, and few of their letters"
+        assert (told in out) == ("Problem: 60 labels are too few to train" in out) == (script == "greek")
+        assert ("CER on other writers" in out) == (script == "latin")
 
 
 def test_of_very_few_labels_no_figure_is_told_that_was_not_measured(tmp_path, capsys):
@@ -359,6 +374,21 @@ def test_the_size_of_writing_on_canvases_of_one_size_is_no_reason_for_suspicion(
     assert len(found) <= 6
 
 
+def test_thousands_of_characters_do_not_fill_the_memory():
+    random, seen = np.random.default_rng(0), []
+    for i in range(2000):
+        characters = random.integers(0x4E00, 0x4E00 + 4000, 20 if i == 7 else int(random.integers(2, 12)))
+        columns = 50 if i == 7 else 30 * len(characters) + int(random.integers(-4, 5))
+        sample = Sample(f"{i}", "", b"", "".join(map(chr, characters)), "", "train", 256, 40, (256, 40), {})
+        seen.append(Seen(sample, "", i, "", b"", 0, columns, 28, 200.0))
+    tracemalloc.start()
+    try:
+        assert [i for i, _ in misfits(seen)] == [7]
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("wrong", [1, 6])
 def test_a_few_labels_that_do_not_fit_are_no_shifted_rows(tmp_path, capsys, wrong):
     lengths = [3 + i % 12 for i in range(60)]
@@ -377,6 +407,14 @@ def test_characters_that_cannot_be_seen_have_numbers(tmp_path, capsys):
     out = looked(tmp_path, capsys)
     assert "7 characters: abe␣ ◌\u0333 U+200B U+202E\n" in out
     assert not set(out) & {"\u202e", "\u200b"}
+
+
+def test_thousands_of_characters_are_not_printed_each(tmp_path, capsys):
+    labels = ["".join(map(chr, range(0x4E00 + 5 * i, 0x4E05 + 5 * i))) for i in range(60)]
+    write_dataset(tmp_path, [{"filename": f"{i}.png", "text": label} for i, label in enumerate(labels)])
+    out = looked(tmp_path, capsys, "--html", str(tmp_path / "check.html"))
+    assert "300 characters: 一" in out and f"{chr(0x4E00 + 199)} and 100 more\n" in out
+    assert "and 100 more</p>" in (tmp_path / "check.html").read_text(encoding="utf-8")
 
 
 def test_labels_that_say_nothing_about_the_ink_give_no_suspects():

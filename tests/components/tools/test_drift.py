@@ -161,6 +161,24 @@ def test_logged_requests_are_skew_and_low_confidence_is_named(halves, tmp_path, 
     assert found["drifted"] == ["confidence"] and "the model is less sure" in words(found, "confidence")
 
 
+@pytest.mark.parametrize("old", [0, 0.6, 1], ids=["none", "some", "all"])
+@pytest.mark.parametrize("logged", [0, 1], ids=["before", "after"])
+def test_confidences_of_lines_in_logs_of_earlier_clients_are_no_drift(logged, old):
+    """Those have four decimals, 0.0000 for most long lines; runs and logs of today's clients have all that matter."""
+    source = np.random.default_rng(2)
+
+    def compared(*medians):
+        sides = [np.exp(np.log(median) + source.normal(0, 5, 400)).clip(0, 1) for median in medians]
+        sides[logged][: round(400 * old)] = sides[logged][: round(400 * old)].round(4)
+        pair = [profiles.Profile("", 400, 400, {"confidence": values}) for values in sides]
+        return next(m for m in comparison.compare(*pair, {}).measures if m.name == "confidence")
+
+    assert not any(compared(6e-6, 6e-6).drifted for _ in range(20))
+    assert all(compared(6e-6, 5e-3).drifted for _ in range(20))
+    if not old:  # four decimals cannot tell these
+        assert all(compared(6e-6, 1e-8).drifted for _ in range(20))
+
+
 def test_a_day_that_differs_does_not_drown_in_older_logs(images, tmp_path, capsys):
     first, log = span(tmp_path / "first", images[:60]), tmp_path / "log"
     span(log, [*images[60:160], *((255 - grey, text) for grey, text in images[160:190])])

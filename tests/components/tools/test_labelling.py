@@ -24,6 +24,7 @@ from components.common.folders import made_whole
 from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
+from components.tools import labelled
 from components.tools.labelling import labelling
 from components.tools.review import review
 from components.tools.sample_data.generator import generate
@@ -140,12 +141,12 @@ def test_images_that_htr_review_has_written_are_known_in_every_format(scans, tmp
     paths = sorted(map(str, scans.iterdir()))
     answers = [Transcription("Anna", 0.2, (), (), "htr", 7, path, Timings(0.0, 0.0, 0.0), None) for path in paths]
     assert review.write(review.from_answers(answers, 0.5, []), str(tmp_path / "review"), 100) == (8, 8)
-    known = set(labelling.digests(DataConfig(paths=[str(tmp_path / "review")]), []))
-    counts = labelling.Counts()
-    assert not list(labelling.unlabelled(paths, known, counts)) and counts.known == len(paths)
+    known = set(labelled.digests(DataConfig(paths=[str(tmp_path / "review")]), []))
+    counts = labelled.Counts()
+    assert not list(labelled.unlabelled(paths, known, counts)) and counts.known == len(paths)
     # Among images without a label, one that was written is a copy of its original.
     written = sorted(map(str, (tmp_path / "review" / "images").iterdir()))
-    assert list(labelling.unlabelled([*paths, *written], set(), counts)) == paths and counts.repeated == len(paths)
+    assert list(labelled.unlabelled([*paths, *written], set(), counts)) == paths and counts.repeated == len(paths)
 
 
 def test_they_stay_in_training(names, read):
@@ -239,7 +240,7 @@ def test_a_folder_that_another_command_writes_is_left_alone(names, tmp_path, cap
 )
 def test_images_without_writing_are_not_called_unsure(tmp_path, suspicions, said):
     answers = [Transcription("", 0.99, (), (), "htr", 7, "a.png", Timings(0.0, 0.0, 0.0), None, suspicions)] * 2
-    counts = labelling.Counts()
+    counts = labelled.Counts()
     with pytest.raises(labelling.LabellingError, match=f"Nothing to label: {said}") as raised:
         labelling.write(answers, str(tmp_path / "read"), 0.5, counts)
     assert "--above" not in str(raised.value) and counts.unsure == 0
@@ -257,25 +258,25 @@ def test_pages_are_left_out_and_large_images_of_a_word_are_not(tmp_path, text, c
         Transcription(*told, (), (), "htr", 7, str(tmp_path / f"{name}.png"), Timings(0.0, 0.0, 0.0), None, shape)
         for name, told in (("page", (text, confidence)), ("word", ("Anna", 0.9)))
     ]
-    counts, find = labelling.Counts(), partial(find_page, find_maps=find_bars)
+    counts, find = labelled.Counts(), partial(find_page, find_maps=find_bars)
     labelling.write(answers, str(tmp_path / "read"), 0.5, counts, find_page=find)
     assert [row["text"] for row in rows(tmp_path / "read" / "labels.csv")] == ["Anna"]
     assert (counts.labelled, counts.page) == (1, 1)
-    assert counts.left_out == [(str(tmp_path / "page.png"), "page", text, f"{confidence:.4f}", "page_like")]
+    assert counts.left_out == [(str(tmp_path / "page.png"), "page", text, str(confidence), "page_like")]
     with pytest.raises(labelling.LabellingError, match=r"1 image of pages.* htr transcribe --kind page"):
-        labelling.write(answers[:1], str(tmp_path / "none"), 0.5, labelling.Counts(), find_page=find)
+        labelling.write(answers[:1], str(tmp_path / "none"), 0.5, labelled.Counts(), find_page=find)
 
 
 def test_an_image_that_is_read_with_a_raised_limit_is_written(scans, tmp_path):
     paths = [str(scans / "b.webp")]
     answers = [Transcription("Anna", 0.9, (), (), "htr", 7, path, Timings(0.0, 0.0, 0.0), None) for path in paths]
     with pytest.raises(labelling.LabellingError, match=r"1 could not be read"):
-        labelling.write(answers, str(tmp_path / "read"), 0.5, labelling.Counts(), max_pixels=10)
-    labelling.write(answers, str(tmp_path / "read"), 0.5, counts := labelling.Counts(), max_pixels=10**9)
+        labelling.write(answers, str(tmp_path / "read"), 0.5, labelled.Counts(), max_pixels=10)
+    labelling.write(answers, str(tmp_path / "read"), 0.5, counts := labelled.Counts(), max_pixels=10**9)
     assert counts.labelled == 1
-    known = set(labelling.digests(DataConfig(paths=[str(tmp_path / "read")]), []))
-    assert not list(labelling.unlabelled(paths, known, labelling.Counts(), max_pixels=10**9))
-    assert list(labelling.unlabelled(paths, known, labelling.Counts(), max_pixels=10)) == paths
+    known = set(labelled.digests(DataConfig(paths=[str(tmp_path / "read")]), []))
+    assert not list(labelled.unlabelled(paths, known, labelled.Counts(), max_pixels=10**9))
+    assert list(labelled.unlabelled(paths, known, labelled.Counts(), max_pixels=10)) == paths
 
 
 ANSWERS = st.tuples(
@@ -300,7 +301,7 @@ def test_any_answers_add_up(tmp_path, answers, above):
         )
         for text, confidence, failed, suspect, gone in answers
     ]  # fmt: skip
-    counts = labelling.Counts()
+    counts = labelled.Counts()
     output = tmp_path / "read"
     shutil.rmtree(output, ignore_errors=True)
     try:

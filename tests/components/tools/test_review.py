@@ -20,6 +20,7 @@ from components.example_gen.splits import SPLITS
 from components.tools.review import review
 from components.transform.settings import TransformConfig
 from htr_client import ImageError, RequestLog, Timings, Transcription
+from htr_client.image_files import pack
 from htr_client.suspicion import Suspicion
 from pipeline import cli
 from tests.conftest import drawn_image, encode, write_dataset
@@ -230,6 +231,33 @@ def test_limit_keeps_the_least_sure(log, tmp_path, capsys):
     assert f"3 of 20 images, the least sure ones (--limit collects more), in {output}" in capsys.readouterr().out
 
 
+def of_confidences(folder, confidences):
+    """A log with an image for each confidence, which are texts."""
+    write_dataset(folder, [{"filename": f"{number}.png", "text": "ab"} for number in range(len(confidences))])
+    table = [f"{number}.png,guess {number},{confidence}" for number, confidence in enumerate(confidences)]
+    (folder / "labels.csv").write_text("\n".join(["filename,text,confidence", *table]), encoding="utf-8")
+    return folder
+
+
+def test_least_sure_of_long_lines_are_told_apart(tmp_path):
+    made = RequestLog(tmp_path / "log", rate=1)
+    for number in range(12):
+        made.offer(encode(drawn_image(200, 40, number)), f"guess {number}", 1e-7 * (12 - number), "htr", 7)
+    made.close()
+    output = tmp_path / "review"
+    assert cli.main(["review", "--logs", str(tmp_path / "log"), "--output", str(output), "--limit", "3"]) == 0
+    assert [row["text"] for row in rows(output)] == ["guess 11", "guess 10", "guess 9"]
+    assert [float(row["confidence"]) for row in rows(output)] == [1e-7, 2e-7, 3e-7]
+
+
+@pytest.mark.parametrize("limit", [3, 11])
+def test_rows_of_the_same_confidence_come_in_their_order(tmp_path, limit):
+    """As in logs of earlier clients, which have four decimals; by its name row 10 would come before row 2."""
+    log, output = of_confidences(tmp_path / "log", ["0.0000"] * 12), tmp_path / "review"
+    assert cli.main(["review", "--logs", str(log), "--output", str(output), "--limit", str(limit)]) == 0
+    assert [row["text"] for row in rows(output)] == [f"guess {number}" for number in range(limit)]
+
+
 def test_images_of_logs_are_checked_as_a_server_would(tmp_path, capsys):
     """A TIFF does not become a file named .jpg, and what is no image is not one to correct."""
     folder = tmp_path / "log"
@@ -262,7 +290,7 @@ def test_confidences_that_are_none_are_told(tmp_path, capsys):
     output = tmp_path / "review"
     assert cli.main(["review", "--logs", str(folder), "--output", str(output)]) == 0
     said = capsys.readouterr()
-    assert [row["confidence"] for row in rows(output)] == ["0.0000", "0.5000"]
+    assert [row["confidence"] for row in rows(output)] == ["0.0", "0.5"]
     assert "6 could not be read; the first: log/labels.csv, row 3: confidence is 'nan', not a number" in said.err
     assert "note: " in said.err and f"{folder}/notes.csv" in said.err  # a table that was passed over
 
@@ -362,6 +390,17 @@ def test_commands_import_no_tensorflow(log, tmp_path):
     command = [sys.executable, "-c", code, str(log), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_labelled_tiff_is_the_png_that_a_log_has_of_it(tmp_path, capsys):
+    made = RequestLog(tmp_path / "log", rate=1)
+    names = write_dataset(tmp_path / "names", [{"filename": f"{number}.tif", "text": "ab"} for number in range(3)])
+    for tiff in sorted(names.glob("*.tif")):
+        made.offer(pack(tiff).data, "guess", 0.1, "htr", 7)  # what a client sends
+    made.close()
+    command = ["review", "--logs", str(tmp_path / "log"), "--output", str(tmp_path / "review"), "--data", str(names)]
+    assert cli.main(command) == cli.USAGE
+    assert "Nothing to review: 3 images labelled already" in capsys.readouterr().err
 
 
 def test_what_cannot_be_read_is_counted(tmp_path, capsys):

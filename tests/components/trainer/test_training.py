@@ -301,7 +301,10 @@ def test_warm_start_knows_old_characters_and_learns_new_ones(toy, toy_model, tmp
     keras.utils.set_random_seed(2)
     model = build(SMALL, 5, 32)
     taken = transfer.start_from(model, alphabet, str(toy_model))
-    assert taken.told == "3 characters known, new: d" and taken.new == [3]
+    assert taken.told == "3 characters known, 1 new: d" and taken.new == [3]
+    many = ["a", *map(chr, range(0x300, 0x300 + 300))]
+    told = transfer.start_from(build(SMALL, 302, 32), many, str(toy_model)).told
+    assert told.startswith("1 characters known, 300 new: ◌\u0300 ◌") and told.endswith(" and 100 more")
     old_words = Fitting(model, source_of(toy), source_of(toy), alphabet, COLD)
     assert old_words.validate().rate < 0.1, "what was known is still known"
 
