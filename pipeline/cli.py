@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import os
 import select
 import signal
@@ -82,7 +84,11 @@ def main(argv: list[str] | None = None) -> int:
     except Stopped as stopped:
         _end("\nInterrupted.\n")
         if argv is None:
-            os._exit(stopped.code)  # the process is ours, and some thread of a step would keep it for long
+            # The process is ours, and some thread of a step would keep it for long. Temporary folders go all the same;
+            # whatever else libraries do at the end has what is left of the three seconds.
+            with contextlib.suppress(Exception):
+                atexit._run_exitfuncs()
+            os._exit(stopped.code)
         return stopped.code
     except CommandError as error:
         if debug:

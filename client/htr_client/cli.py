@@ -227,7 +227,7 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
 
     Returns:
         Exit code: 0 when every image was transcribed, 1 when one or more were not (or lines of them) or the server
-        failed, 2 for wrong usage, 130 after Ctrl-C.
+        failed, 2 for wrong usage, 130 after Ctrl-C (or the attribute `code` of the KeyboardInterrupt).
     """
     take_every_text(sys.stdout)
     try:
@@ -247,9 +247,9 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
     except HtrError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("Interrupted.", file=sys.stderr)
-        return 130
+        return getattr(interrupt, "code", 130)  # of SIGTERM, for a program that makes the same exception of it
     failed = 0
     bar = Bar(len(paths))
     try:
@@ -284,12 +284,12 @@ def run(args: argparse.Namespace, connect: "Connect" = client_from) -> int:
         return 2
     except (HtrError, OSError) as error:  # the server's, or the folder's of --output
         bar.clear()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {of_system(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         bar.clear()
         print("Interrupted.", file=sys.stderr)
-        return 130
+        return getattr(interrupt, "code", 130)
     return 1 if failed else 0
 
 

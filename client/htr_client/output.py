@@ -1,6 +1,8 @@
 """Results as a command prints them: a line each, or a document for a page."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -73,7 +75,7 @@ class ResultWriter:
         self._out = out
         self._csv = CsvWriter(out)
         self._files = None if files is None else iter(files)
-        self._mode = "wb" if overwrite else "xb"
+        self._overwrite = overwrite
         self._has_header = False
         if files is None and format_ == "csv":
             self._header()
@@ -99,8 +101,7 @@ class ResultWriter:
         if file is not None:
             content = pages.write(page, self._format).encode()  # before there is a file, which would stay empty
             os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
-            with open(file, self._mode) as opened:
-                opened.write(content)
+            _write_whole(file, content, self._overwrite)
             self.files_written += 1
         elif self._format not in LINE_FORMATS:
             self._out.write(pages.write(page, self._format))
@@ -164,3 +165,19 @@ class ResultWriter:
         fields["suspicions"] = [suspicion._asdict() for suspicion in suspicions(result)]
         fields["error"] = None if error is None else {"reason": error.reason, "message": str(error)}
         print(json.dumps(fields, ensure_ascii=False), file=self._out)
+
+
+def _write_whole(file: str, content: bytes, overwrite: bool) -> None:
+    """Writes a file that is seen whole or not at all, and with `overwrite` replaces one that is there."""
+    incoming = f"{file}.incoming"
+    try:
+        if not overwrite and os.path.lexists(file):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        with open(incoming, "wb") as opened:
+            opened.write(content)
+        os.replace(incoming, file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, file) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(incoming)

@@ -15,6 +15,7 @@ import secrets
 import threading
 import time
 from datetime import datetime, timezone
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ class RequestLog:
 
     A thread of its own writes; callers put a record into a bounded queue and never wait. Nothing that goes wrong here
     reaches them: records that find no room are dropped and counted. May be shared by several clients and threads; each
-    process writes files of its own, so that processes may share the folder.
+    process writes files of its own, so that processes may share the folder, and new ones every day (UTC).
 
         log = RequestLog("requests", rate=0.01)
         client = HtrClient("localhost:8500", log=log)
@@ -96,6 +97,7 @@ class RequestLog:
         self._process = os.getpid()
         self._queue: queue.Queue[_Record | None] = queue.Queue(self._queue_size)
         self._thread: threading.Thread | None = None
+        self._at_end: Finalize | None = None
         self._random = random.Random(secrets.randbits(64))
         self._seen = self._written = self._dropped = self._failed = self._bytes = 0
         self._day = 0.0  # of which the bytes are
@@ -142,6 +144,8 @@ class RequestLog:
                     thread = threading.Thread(target=self._write, args=(self._queue,), name="htr-log", daemon=True)
                     thread.start()
                     self._thread = thread
+                    # Processes of multiprocessing end without atexit, and forget at their start what was asked before.
+                    self._at_end = Finalize(None, self.close, exitpriority=10)
                 self._queue.put_nowait(record)
                 self._bytes += len(image)
             except queue.Full:
@@ -155,22 +159,29 @@ class RequestLog:
         return LogCounts(self._seen, self._written, self._dropped, self._failed)
 
     def close(self) -> None:
-        """Waits until everything is written; done at the end of the process too. A later record begins new files."""
+        """Waits until everything is written; a later record begins new files.
+
+        Done at the end of the process too, unless a signal or `os._exit` ends it.
+        """
         if self._process != os.getpid():
             return  # forked, and has logged nothing: the records are the parent's, which may have held the lock
         with self._lock:
             thread, records = self._thread, self._queue
             self._thread, self._queue = None, queue.Queue(self._queue_size)
+            if self._at_end is not None:
+                self._at_end.cancel()
         while thread is not None and thread.is_alive():
             with contextlib.suppress(queue.Full):  # a thread that has ended makes no room
                 records.put(None, timeout=0.1)
                 thread.join()
 
     def _write(self, records: "queue.Queue[_Record | None]") -> None:
-        # The images' names begin like the table's, so that processes never write over each other's.
-        name = f"requests-{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(3)}"
-        number = 0
+        name, number, day = "", 0, -1.0
         while (record := records.get()) is not None:
+            if record.moment // _DAY != day:  # a table's age is that of its images, and both may be deleted by it
+                day, number, began = record.moment // _DAY, 0, datetime.fromtimestamp(record.moment, timezone.utc)
+                # The images' names begin like the table's, so that processes never write over each other's.
+                name = f"requests-{began:%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(3)}"
             number += 1
             try:
                 self._append(name, number, record)

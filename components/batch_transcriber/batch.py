@@ -17,7 +17,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.batch_transcriber.shards import Job, Record, Shard, plan
-from components.batch_transcriber.transcribing import ImageText, Transcriber
+from components.batch_transcriber.transcribing import UNREADABLE, ImageText, Transcriber
 from components.batch_transcriber.writing import CHANGED_DOCUMENT, remark, writer_of
 from components.common import storage
 from components.common.console import console
@@ -52,7 +52,9 @@ class Outcome:
             one line.
         kept: Documents that this batch did not replace or delete because somebody has changed them; the same file names
             them.
-        deleted: Documents that this run deleted, since their images have gone or cannot be read.
+        earlier: Images that cannot be opened now, but could in an earlier run, whose results stay; the same file names
+            them.
+        deleted: Documents that this run deleted, since their images have gone or are damaged now.
         suspicions: Images whose text may be nonsense, by the code of the suspicion; tables name them.
         hidden: Hidden files that have the name of an image, and were left out.
         others: Files that are no images by their names, and were left out; no companions such as XML or CSV.
@@ -70,6 +72,7 @@ class Outcome:
     other_formats: dict[str, int]
     incomplete: dict[str, int]
     kept: int
+    earlier: int
     deleted: int
     suspicions: dict[str, int]
     hidden: int
@@ -120,7 +123,7 @@ def transcribe(
         remarks = [entry for record in records for entry in record.remarks]
         errors = [error for record in records for error in record.errors]
         reasons = Counter(entry["reason"] for entry in remarks)
-        kept = reasons.pop(CHANGED_DOCUMENT, 0)
+        kept, earlier = reasons.pop(CHANGED_DOCUMENT, 0), reasons.pop(UNREADABLE, 0)
         job.write_errors(errors + remarks)
         storage.remove(job.list_path)
     return Outcome(
@@ -130,7 +133,7 @@ def transcribe(
         shards=job.shards, example=job.output if job.has_documents else job.shard_path(0), errors_path=job.errors_path,
         pages=sum(len(record.lines) for record in records), lines=sum(sum(r.lines.values()) for r in records),
         other_formats=_other_formats(error["path"] for error in errors),
-        incomplete=dict(reasons), kept=kept,
+        incomplete=dict(reasons), kept=kept, earlier=earlier,
         deleted=sum(record.deleted for record in records if record.run == job.run),
         suspicions=dict(Counter(code for r in records for codes in r.suspicions.values() for code in codes)),
     )  # fmt: skip
@@ -154,23 +157,38 @@ class _Transcribe(beam.DoFn):
         stamps = {image.path: image.stamp for image in members}
         writer = writer_of(self._job, shard.number, before, members)
         # A file that could not be opened may be there today, and the limit raised; a damaged one stays damaged.
-        again = ("unreadable", "too_large")
+        again = (UNREADABLE, "too_large")
         failed = {error["path"]: error for error in before.errors if error["reason"] not in again}
         same = {path for path, stamp in before.stamps.items() if stamps.get(path) == stamp}
         kept = [path for path in same if writer.holds(path)]
         still_failed = [path for path in same if path in failed and not writer.holds(path)]
         todo = [image for image in members if image.path not in {*kept, *still_failed}]
-        if stamps == before.stamps and not todo:
+        unread = [entry["path"] for entry in before.remarks if entry["reason"] == UNREADABLE]
+        if stamps == before.stamps and not todo and not unread:
             return
-        record = Record(
-            stamps, errors=[failed[path] for path in still_failed], run=self._job.run, new=len(todo),
-            remarks=[entry for entry in before.remarks if entry["path"] in kept],
-            lines={path: before.lines[path] for path in kept if path in before.lines},
-            suspicions={path: before.suspicions[path] for path in kept if path in before.suspicions},
-        )  # fmt: skip
-        for path in kept:
+        record = Record(dict(stamps), errors=[failed[path] for path in still_failed], run=self._job.run, new=len(todo))
+
+        def keep(path: str) -> None:
             writer.keep(path)
+            record.remarks.extend(
+                entry for entry in before.remarks if entry["path"] == path and entry["reason"] != UNREADABLE
+            )
+            if path in before.lines:
+                record.lines[path] = before.lines[path]
+            if path in before.suspicions:
+                record.suspicions[path] = before.suspicions[path]
+
+        for path in kept:
+            keep(path)
         for image, result in self._transcriber.transcribe(self._job.folder, todo):
+            if isinstance(result, ImageError) and result.reason == UNREADABLE and writer.holds(image.path):
+                # Its disk may be away, or a right be missing. With the earlier stamp the result is that of the image
+                # again when this is back.
+                keep(image.path)
+                record.stamps[image.path] = before.stamps.get(image.path, "")
+                detail = f"{result}; what an earlier run has transcribed stays"
+                record.remarks.append({"path": image.path, "reason": UNREADABLE, "detail": detail})
+                continue
             not_written = None if isinstance(result, ImageError) else writer.add(image.path, result)
             wrong = not_written or remark(image.path, result)
             if wrong is not None:

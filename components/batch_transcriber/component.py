@@ -23,7 +23,7 @@ from tfx.types.artifact import Artifact
 from tfx.utils import path_utils
 
 from components.base_model import packing
-from components.batch_transcriber import batch, shards
+from components.batch_transcriber import batch, listing
 from components.batch_transcriber.settings import BulkConfig
 from components.batch_transcriber.transcribing import Transcriber
 from components.common.artifacts import is_blessed, write_text
@@ -63,8 +63,8 @@ class Driver(FingerprintDriver):
         config = BulkConfig.model_validate_json(exec_properties["config"])
         folder = config.folder or ""
         try:
-            lines = [f"{image.path}\0{image.stamp}" for image in shards.list_images(folder).images]
-        except shards.NoImages:
+            lines = [f"{image.path}\0{image.stamp}" for image in listing.list_images(folder).images]
+        except listing.NoImages:
             lines = []
         if config.kind != "line":
             named = config.line_finder and named_version(config.line_finder, "line finder")
@@ -102,7 +102,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 counts.update(images=outcome.images, errors=outcome.errors, suspicions=outcome.suspicions)
                 if config.kind != "line":
                     counts.update(pages=outcome.pages, lines=outcome.lines, incomplete=outcome.incomplete)
-            except shards.NoImages:  # nothing has arrived since the last run
+            except listing.NoImages:  # nothing has arrived since the last run
                 counts.update(images=0, errors=0)
         write_text(os.path.join(output, COUNTS_FILE), json.dumps(counts))
 

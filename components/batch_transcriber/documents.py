@@ -15,6 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from components.common import storage
+from components.common.records import read_record
+
+_EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 def names_of(paths: Sequence[str], ending: str, former: Mapping[str, str]) -> list[str]:
@@ -57,12 +60,21 @@ class OwnFiles:
             write: Writes a file, given its path and content, so that it is seen whole or not at all.
         """
         self._folder, self._notes, self._write = folder, notes, write
-        self._digests: dict[str, list[str]] = json.loads(storage.read(notes)) if storage.exists(notes) else {}
+        self._digests: dict[str, list[str]] = read_record(notes)
 
     @property
     def names(self) -> set[str]:
         """Names of the documents that were noted."""
         return set(self._digests)
+
+    def is_there(self, name: str) -> bool:
+        """Whether a document is there, be it the batch's own or changed.
+
+        An empty file is none, unless the batch has written it so, as the text of a page without lines: a power cut
+        leaves such files.
+        """
+        stamp = storage.stamp(os.path.join(self._folder, name))
+        return bool(stamp) and (not stamp.startswith("0-") or _EMPTY in self._digests.get(name, ()))
 
     def replace(self, name: str, content: bytes) -> bool:
         """Writes a document unless a file that is not the batch's own is in its place.
@@ -104,8 +116,9 @@ class OwnFiles:
         self._write(self._notes, json.dumps(self._digests).encode())
 
     def _digest(self, name: str) -> str | None:
-        """Digest of the file of a name; None if there is none."""
+        """Digest of the document of a name; None if there is none."""
         try:
-            return hashlib.sha256(storage.read(os.path.join(self._folder, name))).hexdigest()
+            found = hashlib.sha256(storage.read(os.path.join(self._folder, name))).hexdigest()
         except FileNotFoundError:
             return None
+        return None if found == _EMPTY and _EMPTY not in self._digests.get(name, ()) else found

@@ -27,50 +27,16 @@ from pathlib import Path
 from typing import Any
 
 from components.batch_transcriber.documents import OwnFiles, names_of
+from components.batch_transcriber.listing import Image, Listing, list_images
 from components.batch_transcriber.output import BatchError, format_rows, table_format
 from components.common import storage
 from components.common.ahead import ahead
+from components.common.records import read_record
 from components.common.words import counted
-from htr_client.files import COMPANIONS, OTHER_FORMATS, PAGE_FORMATS, SUFFIXES, is_hidden, walk
+from htr_client.files import PAGE_FORMATS
 from serving import file_lock
 
-_LISTED = (*SUFFIXES, *OTHER_FORMATS)  # of which the latter cannot be read: they are named among the errors
 _ERROR_COLUMNS = ["path", "reason", "detail"]
-
-
-class NoImages(BatchError):
-    """The input folder holds no image."""
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image of the input folder.
-
-    Attributes:
-        path: Path below the folder.
-        stamp: Size and time of its last change; another stamp is another image.
-        document: Name of the file that a page becomes, below the output folder; empty for a table.
-    """
-
-    path: str
-    stamp: str
-    document: str = ""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What an input folder holds.
-
-    Attributes:
-        images: Images, sorted by path.
-        hidden: Number of hidden files, or files in hidden folders, that have the name of an image and are left out.
-        others: Paths below the folder of files that have the name of neither an image nor one of its `COMPANIONS`,
-            sorted; they are left out.
-    """
-
-    images: list[Image]
-    hidden: int
-    others: list[str]
 
 
 @dataclass(frozen=True)
@@ -181,9 +147,8 @@ class Job:
         return os.path.join(self.state, f"{number:05d}.json")
 
     def read_record(self, number: int) -> Record:
-        """The record of a shard; an empty one where there is none yet."""
-        path = self.record_path(number)
-        return Record(**json.loads(storage.read(path))) if storage.exists(path) else Record()
+        """The record of a shard; an empty one where there is none yet, or a power cut has emptied it."""
+        return Record(**read_record(self.record_path(number)))
 
     def documents_path(self, number: int) -> str:
         """Notes about the documents of a shard."""
@@ -213,6 +178,8 @@ class Job:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave an empty file with the name
         os.replace(temporary, path)
 
     def write_errors(self, errors: list[dict[str, str]]) -> None:
@@ -227,43 +194,9 @@ def written(output: str) -> str:
     try:
         shards = json.loads((state / "manifest.json").read_bytes())["shards"]
         done = sum(1 for path in state.glob("[0-9]*.json"))
-    except OSError:  # not begun, or in a bucket, where looking takes long
+    except (OSError, ValueError):  # not begun, or in a bucket, where looking takes long; or damaged
         return ""
     return f"{done} of {counted(shards, 'part')}"
-
-
-def list_images(folder: str) -> Listing:
-    """All images below a folder, known by their file names' endings.
-
-    Raises:
-        BatchError: There is no such folder.
-        NoImages: There is no image in it.
-    """
-    stamps: dict[str, str] = {}  # by path, of a bucket, whose list has them
-    if storage.is_remote(folder):
-        folder = folder.rstrip("/")
-        with contextlib.suppress(FileNotFoundError):  # an empty folder of a bucket is none
-            stamps = {file.path.removeprefix(f"{folder}/"): file.stamp for file in storage.files(folder)}
-        paths = list(stamps)
-    elif os.path.isdir(folder):
-        paths = list(walk(folder))
-    else:
-        raise BatchError(f"The input folder {folder} does not exist or is not a folder.")
-    images: list[str] = []
-    hidden: list[str] = []
-    others: list[str] = []
-    for path in sorted(paths):
-        if path.lower().endswith(_LISTED):
-            (hidden if is_hidden(path) else images).append(path)
-        elif not (is_hidden(path) or path.lower().endswith(COMPANIONS)):
-            others.append(path)
-    if not images:
-        passed = f" Hidden files do not count, such as {hidden[0]}." if hidden else ""
-        passed += f" Other files do not count, such as {others[0]}." if others else ""
-        raise NoImages(f"There is no image ({', '.join(SUFFIXES)}) anywhere below {folder}.{passed}")
-    # A link that leads nowhere stays in the list: opening it fails, which is reported.
-    stamped = [Image(path, stamps.get(path) or storage.stamp(os.path.join(folder, path))) for path in images]
-    return Listing(stamped, len(hidden), others)
 
 
 def plan(
@@ -302,11 +235,15 @@ def plan(
     if alone is not None and not storage.is_remote(job.state):
         _lock(job, alone)
     if storage.exists(manifest_path):
-        before = json.loads(storage.read(manifest_path))
         if overwrite:
-            _remember(job, _forget(replace(job, shards=before["shards"])))
-        else:
+            _remember(job, _forget(replace(job, shards=_begun(job))))
+        elif before := read_record(manifest_path):
             job = _resumed(job, before, model)
+        else:
+            raise BatchError(
+                f"{manifest_path} is damaged, as a power cut may leave it, and without it nothing tells what "
+                f"{job.output} was begun with. Name another output, or begin this one again with --overwrite."
+            )
     else:  # numbered in another way, they would stay beside the new ones
         for path in parts:
             storage.remove(path)
@@ -404,6 +341,12 @@ def _parts(output: str) -> list[str]:
             os.path.join(folder, one) for one in names if re.fullmatch(rf"{stem}-\d{{5,}}-of-\d{{5,}}{suffix}", one)
         ]
     return []
+
+
+def _begun(job: Job) -> int:
+    """How many shards earlier runs have begun, as their records tell."""
+    names = (re.fullmatch(r"(?:documents-)?(\d+)\.json", name) for name in storage.entries(job.state)[1])
+    return max((int(name[1]) + 1 for name in names if name), default=0)
 
 
 def _forget(former: Job) -> dict[str, str]:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from components.base_model import packing
+from components.batch_transcriber.listing import Image
 from components.batch_transcriber.output import BatchError
-from components.batch_transcriber.shards import Image
 from components.common import storage, version_settings
 from components.common.ahead import ahead
 from components.common.versions import misplaced
+from components.example_gen.outages import is_of_the_store
 from components.language.texts import lines
 from components.recogniser.decoders import BEST_PATH, DEFAULT
 from htr_client import image_files, kinds
@@ -35,6 +36,8 @@ from serving.version_directory import LANGUAGE_MODEL_FILE
 # Enough to hide the latency of an object store; decoding itself is bound by the cores.
 _READERS = 8
 _AHEAD = (4, 128)  # pages take much memory, and a store answers many times faster than they are transcribed
+UNREADABLE = "unreadable"
+"""Reason of an image whose file cannot be opened or read, whatever is in it."""
 _loading = threading.Lock()
 _OPTION = "--lm"  # of `htr transcribe`, which names the texts
 
@@ -139,7 +142,7 @@ class Transcriber:
             Each image, in order, with its text, its page, or what is wrong with it.
 
         Raises:
-            OSError: A bucket fails.
+            OSError: A bucket, a disk or the network fails.
         """
         waiting: deque[tuple[Image, ImageError | None]] = deque()
 
@@ -194,6 +197,6 @@ def _content(path: str) -> bytes:
     try:
         return storage.read(path, image_files.MAX_BYTES + 1)
     except OSError as error:
-        if storage.is_store_failure(path, error):
+        if is_of_the_store(path, error):
             raise
-        raise ImageError("unreadable", f"Cannot read {path!r}: {error.strerror or error}") from None
+        raise ImageError(UNREADABLE, f"Cannot read {path!r}: {error.strerror or error}") from None

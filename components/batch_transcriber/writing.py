@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from components.batch_transcriber.listing import Image
 from components.batch_transcriber.output import format_rows
-from components.batch_transcriber.shards import Image, Job, Record
+from components.batch_transcriber.shards import Job, Record
 from components.batch_transcriber.transcribing import ImageText, Result
 from components.common import storage
 from components.common.ahead import ahead
@@ -116,7 +116,7 @@ class Documents:
         self._own = job.own_files(number)
         self._names = {image.path: image.document for image in images}
         paths = [path for path, name in self._before.items() if self._names.get(path) == name]
-        there = list(ahead(storage.exists, map(self._place, paths), storage.READERS))
+        there = list(ahead(self._own.is_there, (self._names[path] for path in paths), storage.READERS))
         self._there = {path for path, exists in zip(paths, there, strict=True) if exists}
         self._written: dict[str, str] = {}
 
@@ -146,9 +146,6 @@ class Documents:
         why = "It is not as this batch wrote it, and stays, although no image that can be read has it now."
         kept = [_kept(name, why) for name, is_deleted in zip(gone, deleted, strict=True) if is_deleted is False]
         return Written(self._written, kept, deleted.count(True))
-
-    def _place(self, path: str) -> str:
-        return os.path.join(self._job.output, self._names[path])
 
 
 def _kept(path: str, detail: str) -> dict[str, str]:

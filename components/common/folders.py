@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from serving import file_lock
 
 
 def free_space(folder: str) -> int:
@@ -25,16 +28,47 @@ def nearest(folder: str) -> str:
 
 
 @contextlib.contextmanager
+def emptied_on_error(folder: Path) -> Iterator[None]:
+    """Deletes a folder that was new or empty if what fills it ends with an exception: the same command can try again.
+
+    Args:
+        folder: Path of the folder; the error of a full disk then names it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = str(folder)
+        raise
+
+
+@contextlib.contextmanager
 def made_whole(folder: Path) -> Iterator[Path]:
     """Lets a folder be filled under another name; it gets its own when that has ended without an exception.
 
     Args:
-        folder: Path of the folder, which does not exist yet.
+        folder: Path of the folder, which does not exist yet, or is empty.
 
     Yields:
-        Path to fill, which does not exist either: what an interruption left there is deleted.
+        Path to fill, which does not exist: what a kill left there is deleted.
+
+    Raises:
+        LockHeld: Another process fills it.
     """
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    yield unfinished
-    unfinished.rename(folder)
+    unfinished.mkdir(parents=True, exist_ok=True)
+    lock = str(unfinished / ".lock")
+    held = file_lock.LockHeld(
+        f"Another command writes {folder} and holds {lock}. Wait for it to end, or name another folder."
+    )
+    with contextlib.ExitStack() as alone:
+        with contextlib.suppress(file_lock.NoLocks):
+            alone.enter_context(file_lock.locked(lock, held=held))
+        with emptied_on_error(unfinished):
+            target = unfinished / folder.name
+            if target.exists():
+                shutil.rmtree(target)
+            yield target
+            target.rename(folder)
+        shutil.rmtree(unfinished)

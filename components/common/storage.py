@@ -199,8 +199,10 @@ def write(path: str, content: bytes) -> None:
     try:
         with open(incoming, "wb") as file:
             file.write(content)
-        if not is_device:
-            os.replace(incoming, path)
+            if not is_device:
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave an empty file with the name
+                os.replace(incoming, path)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
     finally:

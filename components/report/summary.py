@@ -16,6 +16,7 @@ from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
+from components.common.records import read_record
 from components.common.run_metadata import (
     CPU_PROPERTY,
     PEAK_PROPERTY,
@@ -142,12 +143,13 @@ class RunSummary:
 
     @property
     def outcome(self) -> str:
-        """One or a few words: "blessed", "blessed, not pushed", "not blessed", or the step that failed."""
+        """In a few words: "blessed", "blessed, not pushed", "not blessed", the step that failed, or what is wrong."""
         failed = next((step.name for step in self.steps if step.state == "FAILED"), None)
         if failed and failed != "Gate":  # which fails to show the verdict
             return f"failed at {failed}"
         if self.metrics is None:
-            return "unfinished"
+            damaged = os.path.exists(os.path.join(self.report_folder or "", METRICS_FILE))
+            return "report damaged" if self.report_folder and damaged else "unfinished"
         if not self.metrics["blessed"]:
             return "not blessed"
         return "blessed" if self.pushed or self.withdrawn_path else "blessed, not pushed"  # yet, or it was stopped
@@ -285,9 +287,5 @@ def _read_run(store: metadata_store.MetadataStore, name: str, run_id: str, execu
 
 
 def _read(folder: str | None, name: str) -> dict[str, Any] | None:
-    """A JSON file of an artifact; None where there is none."""
-    path = os.path.join(folder, name) if folder else ""
-    if not os.path.exists(path):
-        return None
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    """A JSON file of an artifact; None where there is none, or one that a power cut has emptied."""
+    return (read_record(os.path.join(folder, name)) or None) if folder else None

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from components.common.folders import emptied_on_error
 from htr_client.headers import suffix
 from htr_client.tables import CsvWriter
 
@@ -22,14 +23,14 @@ _Write = Callable[[Iterable[object]], object]
 def whole_dataset(
     folder: Path, columns: Sequence[str] = COLUMNS, crlf: bool = False
 ) -> Iterator[Callable[..., Sequence[object]]]:
-    """Fills a folder. Its table comes last: a folder whose writing was interrupted is no dataset.
+    """Fills a new or empty folder. Its table comes last: what a kill leaves is no dataset. An exception deletes it.
 
     Yields:
         Function that writes an image and its row, which it returns. It takes the name of the file without its ending,
         the image (PNG or JPEG as bytes, or an array, which becomes a PNG), and the other fields of the row.
     """
     (folder / IMAGES_FOLDER).mkdir(parents=True)
-    with whole_table(folder / LABELS_FILE, columns, crlf) as write:
+    with emptied_on_error(folder), whole_table(folder / LABELS_FILE, columns, crlf) as write:
 
         def add(name: str, image: bytes | np.ndarray, *fields: object) -> Sequence[object]:
             content = image if isinstance(image, bytes) else cv2.imencode(".png", image)[1].tobytes()
@@ -55,5 +56,7 @@ def whole_table(
         write: _Write = (csv.writer(file) if crlf else CsvWriter(file)).writerow
         write(columns)
         yield write
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave an empty file with the name
     whole(incoming)
     os.replace(incoming, path)

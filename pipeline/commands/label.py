@@ -53,6 +53,7 @@ def _label(arguments: argparse.Namespace) -> int:
     from components.tools.labelling import labelling
     from htr_client import HtrError
     from htr_client.files import expand
+    from serving import file_lock
 
     config = read_config(arguments)
     model = chosen_model(config, arguments)
@@ -68,9 +69,9 @@ def _label(arguments: argparse.Namespace) -> int:
             print(f"note: {note}", file=sys.stderr, flush=True)
         paths = labelled.unlabelled(expand(arguments.images), known, counts, config.data.max_pixels)
         _write(paths, model, config.data.max_pixels, arguments.output, arguments.above, counts)
-    except (HtrError, OSError, StoreError) as error:
+    except (HtrError, StoreError) as error:
         raise CommandError(str(error)) from error
-    except (labelling.LabellingError, DatasetError, ValueError) as error:
+    except (labelling.LabellingError, file_lock.LockHeld, DatasetError, ValueError) as error:
         raise CommandError(str(error), USAGE) from error
     for line in _told(counts, arguments.above):
         print(line)

@@ -86,7 +86,7 @@ def _review(arguments: argparse.Namespace) -> int:
             with client_from(arguments) as client, said:
                 answers = counting(client.transcribe_many(images))
                 count, found = write(review.from_answers(answers, arguments.below, unread))
-    except (HtrError, OSError, StoreError) as error:
+    except (HtrError, StoreError) as error:
         raise CommandError(str(error)) from error
     except (review.ReviewError, DatasetError, ValueError) as error:
         raise CommandError(str(error), USAGE) from error

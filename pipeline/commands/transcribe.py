@@ -187,8 +187,11 @@ def _in_words(outcome: Outcome, output: str, kind: str) -> Iterator[str]:
     yield from suspects.told(outcome.suspicions, "--kind auto")
     if outcome.kept:
         yield f"Kept as they are: {counted(outcome.kept, 'file')} that somebody has changed, see {outcome.errors_path}"
+    if outcome.earlier:
+        unread = counted(outcome.earlier, "image")
+        yield f"Cannot be read now: {unread} whose earlier texts stay, see {outcome.errors_path}"
     if outcome.deleted:
-        yield f"Deleted: {counted(outcome.deleted, 'file')} whose images have gone or cannot be read"
+        yield f"Deleted: {counted(outcome.deleted, 'file')} whose images have gone or are damaged now"
     if before := outcome.images - outcome.new:
         yield f"Done by an earlier run: {counted(before, 'image')}"
     if outcome.hidden:

@@ -254,6 +254,43 @@ def test_forked_process_writes_files_of_its_own(tmp_path):
     assert len(list(tmp_path.glob("*.csv"))) == 2
 
 
+def _offer_many(log, texts):
+    for text in texts:
+        log.offer(b"\x89PNG", text, 0.5, "htr", 1)
+
+
+def test_processes_of_multiprocessing_lose_nothing_at_their_end(tmp_path):
+    """They end without atexit."""
+    log, context = RequestLog(tmp_path, rate=1), multiprocessing.get_context("fork")
+    _offer_many(log, ["parent"])
+    child = context.Process(target=_offer_many, args=(log, [f"child {number}" for number in range(100)]))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert sorted(row["text"] for row in rows(tmp_path) if row["text"] != "parent") == sorted(
+        f"child {number}" for number in range(100)
+    )
+    close(log)
+    assert len(rows(tmp_path)) == 101
+
+
+def test_a_log_can_be_deleted_by_its_age(tmp_path, monkeypatch):
+    """A service lives for months: what it logs in a day is in a table of that day, as its images are."""
+    log, now = RequestLog(tmp_path, rate=1), 1_780_000_000
+    for day in (0, 1, 2):
+        monkeypatch.setattr(time, "time", lambda day=day: now + day * 24 * 3600)
+        _offer_many(log, [f"{day} a", f"{day} b"])
+    close(log)
+    tables = sorted(tmp_path.glob("*.csv"))
+    assert [path.name[:17] for path in tables] == ["requests-20260528", "requests-20260529", "requests-20260530"]
+    for number, path in enumerate(tables):
+        with open(path, encoding="utf-8", newline="") as file:
+            found = list(csv.DictReader(file))
+        assert [row["text"] for row in found] == [f"{number} a", f"{number} b"]
+        assert all(row["filename"].startswith(f"images/{path.stem}-") for row in found)
+    assert {row["filename"] for row in rows(tmp_path)} == {f"images/{path.name}" for path in tmp_path.glob("images/*")}
+
+
 def test_a_process_that_was_forked_in_the_middle_of_a_record_ends(tmp_path):
     log = RequestLog(tmp_path, rate=1)
     child = multiprocessing.get_context("fork").Process(target=log.close)

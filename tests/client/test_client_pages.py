@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -354,6 +355,26 @@ def test_files_that_are_there_are_replaced_only_if_told(call, folder, tmp_path, 
     assert code == 2 and "1-page.xml and 1 more exist already" in err
     code, _, err = call(folder / "1-page.png", "--overwrite")
     assert code == 2 and "--overwrite goes with --output" in err
+
+
+@pytest.mark.parametrize("before", [None, "whole"])
+def test_a_file_is_whole_or_not_there(call, folder, tmp_path, before):
+    """After a full disk the same command can go on, and who takes the folder meanwhile has no half of a document."""
+    made, given = tmp_path / "made", (folder / "1-page.png", "--format", "alto", "--output", tmp_path / "made")
+    given = given if before is None else (*given, "--overwrite")
+    if before is not None:
+        made.mkdir()
+        (made / "1-page.xml").write_text(before)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        code, _, err = call(*given)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (code, err) == (1, f"error: {made / '1-page.xml'}: File too large\n")
+    assert {path.name: path.read_text() for path in made.iterdir()} == ({"1-page.xml": before} if before else {})
+    assert call(*given)[0] == 0 and [path.name for path in made.iterdir()] == ["1-page.xml"]
+    assert len(pages.read((made / "1-page.xml").read_bytes()).lines) == 3
 
 
 def test_an_output_without_pages_is_refused_or_told(call, folder, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from components.base_model.packing import unpack
-from components.batch_transcriber.shards import Image
+from components.batch_transcriber.listing import Image
 from components.batch_transcriber.transcribing import Transcriber
 from components.common.metrics import count_errors
 from components.tools.sample_data import generate

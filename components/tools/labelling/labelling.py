@@ -7,7 +7,6 @@ No TensorFlow here.
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -60,13 +59,12 @@ def write(
 
     Raises:
         LabellingError: The folder holds something, or no text can be believed.
+        LockHeld: Another command writes the folder.
         HtrError: The model fails.
     """
     target = Path(folder)
-    if target.exists():
-        if not target.is_dir() or any(target.iterdir()):
-            raise LabellingError(f"{folder} holds something already: name a new folder with --output.")
-        target.rmdir()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise LabellingError(f"{folder} holds something already: name a new folder with --output.")
     with made_whole(target) as unfinished, whole_dataset(unfinished, FIELDS, crlf=True) as add:
         for answer, image in _believed(answers, above, counts, max_pixels, find_page):
             counts.labelled += 1
@@ -74,7 +72,6 @@ def write(
             # An error rate that is measured on a model's own texts would say nothing.
             add(f"{counts.labelled:06d}", image, answer.text, "train", confidence, answer.version, source)
         if not counts.labelled:
-            shutil.rmtree(unfinished)
             raise LabellingError(_nothing(counts, above))
         if counts.left_out:
             path = unfinished / LEFT_OUT_FILE

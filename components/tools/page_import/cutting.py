@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass, field
 
 from components.common import storage
+from components.example_gen.outages import is_of_the_store
 from components.example_gen.rejects import Rejected, as_rejected
 from components.pages.files import ELSEWHERE, NEARBY, PageFile, geometry_of, image_of_damaged, locate_image
 from components.pages.images import fitting_image
@@ -76,7 +77,7 @@ def cut_page(file: PageFile, output: str, max_pixels: int = MAX_PIXELS) -> Resul
         The rows and what was left out; what is wrong with the page is told there, and no exception.
 
     Raises:
-        OSError: An image cannot be written, or the bucket of the page fails.
+        OSError: An image cannot be written, or the bucket, disk or network of the page fails.
     """
     below = _folder(file.name)
     shutil.rmtree(os.path.join(output, below), ignore_errors=True)
@@ -89,7 +90,7 @@ def cut_page(file: PageFile, output: str, max_pixels: int = MAX_PIXELS) -> Resul
             raise Rejected("no_lines", "the page has no lines")
         grey, page = fitting_image(result.image, page, max_pixels)
     except (pages.PageError, Rejected, ImageError, OSError) as error:
-        if storage.is_store_failure(file.path, error):
+        if is_of_the_store(file.path, error):
             raise
         if isinstance(error, pages.PageError):
             result.image, result.place = image_of_damaged(file), NEARBY

@@ -21,7 +21,9 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.common import storage
+from components.common.records import read_record
 from components.example_gen.header import open_table
+from components.example_gen.outages import is_of_the_store
 from components.example_gen.rejects import Rejected
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError, Table, plain, read_rows
@@ -189,11 +191,9 @@ def _prepare(job: _Job, folders: list[str], overwrite: bool) -> None:
     if os.path.exists(path):
         if overwrite:
             _forget(job)
-        elif (before := json.loads(storage.read(path))["folders"]) != folders:
-            raise ImportProblem(
-                f"{job.output} was begun with {', '.join(before)}. Name another output, or begin this one again with "
-                "--overwrite."
-            )
+        elif (before := read_record(path).get("folders")) != folders:
+            begun = f"was begun with {', '.join(before)}" if before else f"was begun, but {path} is damaged"
+            raise ImportProblem(f"{job.output} {begun}. Name another output, or begin this one again with --overwrite.")
         elif os.path.exists(job.labels) and _digest(job.labels) not in (written := _written(job)) and written:
             raise ImportProblem(
                 f"{job.labels} was changed since it was imported, and a repeated import would write it anew. Correct "
@@ -205,8 +205,7 @@ def _prepare(job: _Job, folders: list[str], overwrite: bool) -> None:
 
 def _written(job: _Job) -> list[str]:
     """Digests of the table as runs have written it; none before the first."""
-    path = os.path.join(job.state, _MANIFEST)
-    return json.loads(storage.read(path)).get("labels", []) if os.path.exists(path) else []
+    return read_record(os.path.join(job.state, _MANIFEST)).get("labels", [])
 
 
 def _write_manifest(job: _Job, folders: Sequence[str], written: Sequence[str]) -> None:
@@ -230,7 +229,7 @@ def _forget(job: _Job) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
     for record in _records(job):
-        _remove_images(job, json.loads(storage.read(record))["rows"])
+        _remove_images(job, read_record(record).get("rows", []))
         os.remove(record)
 
 
@@ -249,8 +248,7 @@ class _CutPage(beam.DoFn):
     def process(self, file: PageFile) -> Iterator[str]:
         yield file.name
         path = self._job.record_path(file)
-        if os.path.exists(path):
-            record = json.loads(storage.read(path))
+        if record := read_record(path):
             stamps = [storage.stamp(file.path), storage.stamp(record["image"])]
             rows = record["rows"]
             same = all(stamps) and record["stamps"] == stamps and record.get("cuts") == CUTS
@@ -274,14 +272,15 @@ def _is_still_found(file: PageFile, record: dict[str, Any]) -> bool:
         page = pages.read(storage.read(file.path, MAX_BYTES + 1))
         return locate_image(page.image, file) == (record["image"], record["place"])
     except (pages.PageError, Rejected, OSError) as error:
-        if storage.is_store_failure(file.path, error):
+        if is_of_the_store(file.path, error):
             raise
         return False
 
 
 def _lost(job: _Job, rows: _Rows) -> list[str]:
-    """The images of a page's rows that are not there."""
-    return [image for image, *_ in rows if not os.path.exists(os.path.join(job.output, image))]
+    """The images of a page's rows that are not there, or that a power cut has emptied."""
+    stamps = {image: storage.stamp(os.path.join(job.output, image)) for image, *_ in rows}
+    return [image for image, stamp in stamps.items() if not stamp or stamp.startswith("0-")]
 
 
 def _remove_images(job: _Job, rows: _Rows) -> None:
@@ -320,7 +319,7 @@ def _remove_gone(job: _Job, files: Sequence[PageFile]) -> int:
     """Deletes records and images of pages that the input does not have any more; returns their number."""
     gone = set(_records(job)) - set(map(job.record_path, files))
     for record in gone:
-        _remove_images(job, json.loads(storage.read(record))["rows"])
+        _remove_images(job, read_record(record).get("rows", []))
         os.remove(record)
     return len(gone)
 

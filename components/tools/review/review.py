@@ -204,15 +204,15 @@ def write(
             # With the digest, a row of another review names no image of this one.
             row = add(f"{number:05d}-{digest.hex()[:8]}", doubt.image, *values)
             lines.append(dict(zip(FIELDS, row, strict=True)))
-    loader = jinja2.FileSystemLoader(os.path.dirname(__file__))
-    template = jinja2.Environment(loader=loader, autoescape=True).get_template("review.html.j2")
-    page = template.render(
-        rows=lines,
-        fields=list(FIELDS),
-        by_model=LABELLING_MODEL,
-        digest=hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16],
-    )
-    (target / PAGE_FILE).write_text(page, encoding="utf-8")
+        loader = jinja2.FileSystemLoader(os.path.dirname(__file__))
+        template = jinja2.Environment(loader=loader, autoescape=True).get_template("review.html.j2")
+        page = template.render(
+            rows=lines,
+            fields=list(FIELDS),
+            by_model=LABELLING_MODEL,
+            digest=hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:16],
+        )
+        (target / PAGE_FILE).write_text(page, encoding="utf-8")
     return len(rows), found
 
 

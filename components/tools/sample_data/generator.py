@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from components.common.folders import emptied_on_error
 from components.tools.dataset_folder import whole_table
 from components.tools.sample_data.fonts import SAMPLE_FONTS, load_glyphs
 from components.tools.sample_data.render import Writer, make_writer, render
@@ -128,7 +129,11 @@ def generate(
         raise FileExistsError(f"{directory} is a file; sample data needs a new or empty folder.")
     if directory.is_dir() and any(directory.iterdir()):
         raise FileExistsError(f"The folder {directory} is not empty; choose a new or empty folder for the sample data.")
+    with emptied_on_error(directory):
+        return _write(directory, images, seed, writers, dirty_fraction)
 
+
+def _write(directory: Path, images: int, seed: int, writers: int, dirty_fraction: float) -> Summary:
     drawn = make_writers(min(writers, images), seed)
     labels = draw_labels(images, seed)
     rng = np.random.default_rng([_ROWS, seed])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from components.batch_transcriber import batch, suspects
+from components.batch_transcriber.output import BatchError
 from components.batch_transcriber.settings import BulkConfig
-from components.batch_transcriber.shards import BatchError
 from components.batch_transcriber.transcribing import Transcriber
 from components.batch_transcriber.writing import remark
 from components.common import storage
@@ -174,7 +174,7 @@ def test_a_corrected_file_is_neither_replaced_nor_deleted(transcribe, folder, mo
     assert cli.main([str(argument) for argument in arguments]) == 0
     told = capfd.readouterr().out
     assert f"\nKept as they are: 2 files that somebody has changed, see {output}-errors.csv\n" in told
-    assert "\nDeleted: 1 file whose images have gone or cannot be read\n" in told
+    assert "\nDeleted: 1 file whose images have gone or are damaged now\n" in told
     kept = {
         row["path"]: row["detail"] for row in rows(tmp_path, "out-errors.csv") if row["reason"] == "changed_document"
     }

@@ -17,7 +17,9 @@ import pytest
 import tensorflow as tf
 
 from components.batch_transcriber import batch
-from components.batch_transcriber.shards import BatchError, Listing, NoImages, list_images, plan, written
+from components.batch_transcriber.listing import Listing, NoImages, list_images
+from components.batch_transcriber.output import BatchError
+from components.batch_transcriber.shards import plan, written
 from components.batch_transcriber.transcribing import Transcriber
 from components.common import storage
 from components.example_gen.folders import find_tables

@@ -1,8 +1,11 @@
 """A folder is there when it is whole, and not before."""
 
+import shutil
+
 import pytest
 
 from components.common.folders import made_whole
+from serving.file_lock import LockHeld
 
 
 def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
@@ -11,10 +14,32 @@ def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
         target.mkdir()
         (target / "half").touch()
         raise KeyboardInterrupt
-    assert not folder.exists()
+    assert not list(tmp_path.iterdir())
     with made_whole(folder) as target:
-        assert target.parent == tmp_path and not target.exists(), "what the interruption left is gone"
         target.mkdir()
         (target / "whole").touch()
         assert not folder.exists()
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "whole"]
+
+
+def test_what_a_kill_has_left_is_deleted(tmp_path):
+    with made_whole(tmp_path / "set") as target:
+        target.mkdir()
+        (target / "half").touch()
+        left = shutil.copytree(target.parent, tmp_path / "left")
+    shutil.rmtree(tmp_path / "set")
+    left.rename(tmp_path / "set.unfinished")
+    with made_whole(tmp_path / "set") as target:
+        assert not target.exists()
+        target.mkdir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["set"]
+
+
+def test_a_folder_is_filled_by_one_process_at_a_time(tmp_path):
+    folder = tmp_path / "set"
+    with made_whole(folder) as target:
+        target.mkdir()
+        (target / "one").touch()
+        with pytest.raises(LockHeld, match=f"Another command writes {folder} and holds "), made_whole(folder) as other:
+            other.mkdir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "one"]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from components.batch_transcriber.shards import list_images
+from components.batch_transcriber.listing import list_images
 from components.common import storage
 from components.common.in_service import VersionError, holds
 from components.common.versions import offered

@@ -74,6 +74,17 @@ def test_figures_of_two_pipelines_on_a_machine_are_told_apart(tmp_path):
     assert not words & lines
 
 
+def test_a_run_whose_figures_a_power_cut_has_emptied_hides_no_other(tmp_path):
+    runs = []
+    for name, figures in (("whole", json.dumps({"blessed": True, "metrics": {}, "pages": 1})), ("emptied", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(figures)
+        (tmp_path / name / "report.json").write_text(figures)
+        runs.append(RunSummary(name, [], 1.0, {"accepted": {}, "rejected": {}}, str(tmp_path / name)))
+    assert [run.outcome for run in runs] == ["blessed, not pushed", "report damaged"]
+    assert runs[1].report is None and "emptied" in runs[1].page()
+
+
 def test_a_setting_that_only_one_run_has_is_told_from_one_that_is_off(tmp_path):
     made = material(table(words(50)))
     figures = json.loads(json.dumps(contents.metrics(without_plots(made))))

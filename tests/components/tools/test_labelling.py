@@ -20,6 +20,7 @@ from PIL import Image
 
 from components.common import storage
 from components.common.console import announced
+from components.common.folders import made_whole
 from components.example_gen import dataset
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
@@ -213,6 +214,16 @@ def test_where_nothing_can_be_labelled_nothing_is_left(names, tmp_path, capsys, 
     assert cli.main(["label", "--output", str(tmp_path / "read"), *base, *arguments]) == cli.USAGE
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_another_command_writes_is_left_alone(names, tmp_path, capsys):
+    with made_whole(tmp_path / "read") as target:
+        target.mkdir()
+        (target / "others").touch()
+        arguments = ["label", str(names), "--output", str(tmp_path / "read"), "--base", "word"]
+        assert cli.main(arguments) == cli.USAGE
+        assert f"Another command writes {tmp_path / 'read'}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["read", "others"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """htr import into an output of earlier runs: what is kept, made again or deleted, and when it refuses."""
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -38,6 +39,41 @@ def test_a_repeated_import_does_what_is_missing(tmp_path):
     with pytest.raises(ImportProblem, match="begun with"):
         import_pages([str(folder / "..")], str(output), LOCAL)
     assert run(folder, output, overwrite=True)[0].new == 3
+
+
+def test_what_a_power_cut_has_emptied_is_made_again(tmp_path):
+    folder, output, state = add_page(add_page(tmp_path / "in"), "b", "b.png"), tmp_path / "out", tmp_path / "out.state"
+    first, rows, _ = run(folder, output)
+    records = [path for path in state.glob("*.json") if path.name != "manifest.json"]
+    records[0].write_bytes(b"")
+    again, rows_again, left_out = run(folder, output)
+    assert (again.new, again.lines, left_out) == (1, first.lines, []) and rows_again == rows
+    (output / rows[0]["filename"]).write_bytes(b"")
+    assert run(folder, output)[0].new == 1 and (output / rows[0]["filename"]).stat().st_size > 0
+    (state / "manifest.json").write_bytes(b"")
+    with pytest.raises(ImportProblem, match=r"manifest\.json is damaged\. .* begin this one again with --overwrite"):
+        run(folder, output)
+    records[1].write_bytes(b"")
+    assert run(folder, output, overwrite=True)[0].new == 2
+
+
+def test_an_outage_of_the_disk_ends_an_import_instead_of_leaving_out_its_pages(tmp_path, monkeypatch):
+    folder, output = add_page(add_page(tmp_path / "in"), "b", "b.png"), tmp_path / "out"
+    _, rows, _ = run(folder, output)
+    os.utime(folder / "b.png", (1, 1))
+    read = storage.read
+
+    def fails(path, *rest):
+        if path.endswith("in/b.png"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        return read(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "read", fails)
+        with pytest.raises((OSError, RuntimeError), match="Stale file handle"):
+            run(folder, output)
+    outcome, rows_again, left_out = run(folder, output)
+    assert (outcome.new, rows_again, left_out) == (1, rows, [])
 
 
 def test_an_overwrite_deletes_no_file_that_no_import_has_written(tmp_path):

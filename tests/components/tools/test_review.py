@@ -327,6 +327,23 @@ def test_wrong_usage_is_readable(log, tmp_path, capsys, arguments, message):
     assert not (tmp_path / "review").exists()
 
 
+@pytest.mark.parametrize("method", ["write_bytes", "write_text"], ids=["an image", "the page"])
+def test_after_a_full_disk_the_same_command_can_go_on(log, tmp_path, capsys, monkeypatch, method):
+    output = tmp_path / "review"
+    arguments = ["review", "--logs", str(log), "--output", str(output)]
+
+    def fails(path, *_, **__):
+        path.touch()  # as a disk that fills up leaves it
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, method, fails)
+        assert cli.main(arguments) == cli.ERROR
+    assert f"error: {output}: No space left on device" in capsys.readouterr().err
+    assert not output.exists()
+    assert cli.main(arguments) == 0 and (output / "review.html").exists() and rows(output)
+
+
 @pytest.mark.parametrize(
     ("below", "message"),
     [("70", "for 70 % write 0.7 or 70%"),

@@ -266,6 +266,18 @@ def test_refuses_arguments_out_of_range(tmp_path: Path, arguments: dict) -> None
     assert not (tmp_path / "new").exists()
 
 
+def test_a_generation_that_is_stopped_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", stop)  # of the file that describes the set, after its images
+        with pytest.raises(KeyboardInterrupt):
+            generate(tmp_path / "names", images=3)
+    assert not list(tmp_path.iterdir())
+    generate(tmp_path / "names", images=3)
+
+
 def test_needs_no_tensorflow() -> None:
     code = "import sys, components.tools.sample_data as _; sys.exit(bool({'tensorflow', 'tfx'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
