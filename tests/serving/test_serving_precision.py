@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from components.base_model.packing import unpack
 from components.batch_transcriber.listing import Image
@@ -108,18 +107,16 @@ def test_a_batch_that_began_in_float32_goes_on_in_float32(version):
     assert Transcriber(str(version)).fingerprint() != Transcriber(str(version), bfloat16=True).fingerprint()
 
 
-def test_batches_choose_for_their_process(version, words):
-    """In lines TensorFlow runs functions, for which there is one setting in a process."""
+def test_batches_choose_for_themselves(version, words):
     folder, images = str(next(iter(words)).parent), [Image(path.name, "") for path in words]
-    texts = {}
-    for mixed in (False, True, False):
-        texts[mixed] = [
-            result.text for _, result in Transcriber(str(version), bfloat16=mixed).transcribe(folder, images)
-        ]
-        told = tf.config.optimizer.get_experimental_options()
-        assert told.get("auto_mixed_precision_onednn_bfloat16", False) is (mixed and precision.has_bfloat16())
-    cers = [count_errors(list(words.values()), texts[mixed]).rate for mixed in (False, True)]
+    found = {}
+    for mixed in (False, True):
+        transcriber = Transcriber(str(version), bfloat16=mixed)
+        found[mixed] = [result for _, result in transcriber.transcribe(folder, images)]
+    cers = [count_errors(list(words.values()), [result.text for result in found[mixed]]).rate for mixed in found]
     assert abs(cers[0] - cers[1]) < 0.02
+    confidences = [[result.confidence for result in found[mixed]] for mixed in found]
+    assert (confidences[0] != confidences[1]) is precision.has_bfloat16()
 
 
 def test_htr_transcribe_refuses_what_the_processor_lacks(version, words, processor, tmp_path, capsys):
