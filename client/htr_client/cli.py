@@ -81,7 +81,7 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "--beam-width",
         type=int,
         metavar="N",
-        help="readings that are followed at a time (default: 8 with the version's language model as it is, else 16)",
+        help="readings that are followed at a time (default: 16)",
     )
     decoding.add_argument(
         "--alternatives", type=int, default=0, metavar="N", help="other readings of lines, in text and json (beam)"
@@ -109,7 +109,7 @@ def _add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
         "--lm-weight",
         type=float,
         metavar="W",
-        help="weight of the language model (default: the version's own; 0.4 with --lm)",
+        help="weight of the language model (default: the version's own; with --lm, nearer to 0.4 the more texts)",
     )
 
 

@@ -13,11 +13,12 @@ from htr_client import ngrams
 from htr_client.decoding import Alphabet
 from htr_client.errors import AlphabetMismatch
 from htr_client.given_texts import Path, refuse_one_text, utf8
+from htr_client.lexicon import Lexicon as Lexicon  # where 0.1.0 had it
 from htr_client.ngrams import Automaton, NGrams
 
 # Characters of own texts that weigh as much as a version's language model; see docs/accuracy.md.
 _AS_MUCH = 10_000
-# Steps that a mixed automaton remembers, some 30 MB at most.
+# Steps that a mixed automaton remembers, some 30 MB at most, besides what its parts remember.
 _REMEMBERED = 200_000
 
 
@@ -211,14 +212,16 @@ class MixedModel:
 
     Attributes:
         share: Share of the own texts.
-        weight, length_bonus: As `own` has them.
+        weight, length_bonus: Those of both, by their shares.
         temperature: As the version has it, for whose network it was fitted.
     """
 
     def __init__(self, own: CharacterModel, version: LanguageModel) -> None:
         self._own, self._version = own, version
         self.share = own.size / (own.size + _AS_MUCH)
-        self.weight, self.length_bonus, self.temperature = own.weight, own.length_bonus, version.temperature
+        self.weight = self.share * own.weight + (1 - self.share) * version.weight
+        self.length_bonus = self.share * own.length_bonus + (1 - self.share) * version.length_bonus
+        self.temperature = version.temperature
         self._compiled: dict[Alphabet, MixedAutomaton] = {}
 
     def compile(self, alphabet: Alphabet) -> MixedAutomaton:
@@ -235,22 +238,25 @@ class MixedModel:
         """
         if alphabet not in self._compiled:
             parts = self._own.compile(alphabet), self._version.compile(alphabet)
-            self._compiled[alphabet] = MixedAutomaton(*parts, self.share, len(self._version.ngrams) + 1)
+            states, classes = len(self._version.ngrams) + 1, len(alphabet) + 1
+            self._compiled[alphabet] = MixedAutomaton(*parts, self.share, states, classes)
         return self._compiled[alphabet]
 
 
 class MixedAutomaton:
     """Two automata side by side; a state stands for a state of each."""
 
-    def __init__(self, own: Automaton, version: Automaton, share: float, states: int) -> None:
-        self._own, self._version, self._states = own, version, states  # the number of states of the version's
+    def __init__(self, own: Automaton, version: Automaton, share: float, states: int, classes: int) -> None:
+        self._own, self._version = own, version
+        self._states, self._classes = states, classes  # numbers of states of the version's, and of classes
         self._share, self._rest = math.log(share), math.log1p(-share)
         self.start = own.start * states + version.start
-        self._steps: dict[tuple[int, int], tuple[float, int]] = {}
+        self._steps: dict[int, tuple[float, int]] = {}
 
     def step(self, state: int, character: int) -> tuple[float, int]:
         """Follows a character; see `Automaton.step`."""
-        known = self._steps.get((state, character))
+        asked = state * self._classes + character
+        known = self._steps.get(asked)
         if known is None:
             if len(self._steps) >= _REMEMBERED:
                 self._steps.clear()
@@ -258,5 +264,5 @@ class MixedAutomaton:
             first, own = self._own.step(own, character)
             second, version = self._version.step(version, character)
             total = float(np.logaddexp(self._share + first, self._rest + second))
-            known = self._steps[state, character] = (total, own * self._states + version)
+            known = self._steps[asked] = (total, own * self._states + version)
         return known

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import os
+import uuid
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
@@ -169,15 +170,29 @@ class ResultWriter:
 
 def _write_whole(file: str, content: bytes, overwrite: bool) -> None:
     """Writes a file that is seen whole or not at all, and with `overwrite` replaces one that is there."""
-    incoming = f"{file}.incoming"
+    # A short name of its own: neither another command's, nor longer than file systems allow.
+    incoming = os.path.join(os.path.dirname(file), f".{uuid.uuid4().hex}")
     try:
-        if not overwrite and os.path.lexists(file):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        with open(incoming, "wb") as opened:
+        with open(incoming, "xb") as opened:
             opened.write(content)
-        os.replace(incoming, file)
+        if overwrite:
+            os.replace(incoming, file)
+        else:
+            _publish_new(incoming, file)
     except OSError as error:
         raise OSError(error.errno, error.strerror, file) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.remove(incoming)
+
+
+def _publish_new(incoming: str, file: str) -> None:
+    """Gives a file its name unless there is one of that name."""
+    try:
+        os.link(incoming, file)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(file):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), file) from None
+        os.replace(incoming, file)

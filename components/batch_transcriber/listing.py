@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from components.batch_transcriber.output import BatchError
 from components.common import storage
+from components.example_gen.outages import StoreError
 from htr_client.files import COMPANIONS, OTHER_FORMATS, SUFFIXES, is_hidden, walk
 
 _LISTED = (*SUFFIXES, *OTHER_FORMATS)  # of which the latter cannot be read: they are named among the errors
@@ -54,6 +55,7 @@ def list_images(folder: str) -> Listing:
     Raises:
         BatchError: There is no such folder.
         NoImages: There is no image in it.
+        StoreError: A link in it leads nowhere, and may be of a folder.
     """
     stamps: dict[str, str] = {}  # by path, of a bucket, whose list has them
     if storage.is_remote(folder):
@@ -72,6 +74,12 @@ def list_images(folder: str) -> Listing:
         if path.lower().endswith(_LISTED):
             (hidden if is_hidden(path) else images).append(path)
         elif not (is_hidden(path) or path.lower().endswith(COMPANIONS)):
+            full = os.path.join(folder, path)
+            if not stamps and not os.path.exists(full):
+                raise StoreError(
+                    f"The link {full} leads nowhere. Its disk may be away, and results of images below it would be "
+                    "deleted: bring it back, or remove the link."
+                )
             others.append(path)
     if not images:
         passed = f" Hidden files do not count, such as {hidden[0]}." if hidden else ""

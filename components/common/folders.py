@@ -48,14 +48,18 @@ def made_whole(folder: Path) -> Iterator[Path]:
     """Lets a folder be filled under another name; it gets its own when that has ended without an exception.
 
     Args:
-        folder: Path of the folder, which does not exist yet, or is empty.
+        folder: Path of the folder, which does not exist yet, or is empty; or of a link to such a folder.
 
     Yields:
         Path to fill, which does not exist: what a kill left there is deleted.
 
     Raises:
         LockHeld: Another process fills it.
+        OSError: It is not empty, or cannot be replaced, such as a mount point.
     """
+    folder = folder.resolve()
+    if folder.exists():  # now, rather than when the work is done
+        folder.rmdir()
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
     lock = str(unfinished / ".lock")
@@ -70,5 +74,6 @@ def made_whole(folder: Path) -> Iterator[Path]:
             if target.exists():
                 shutil.rmtree(target)
             yield target
-            target.rename(folder)
-        shutil.rmtree(unfinished)
+        target.rename(folder)
+    # Behind the lock: on NFS an open file's name stays in its folder, which is then not empty.
+    shutil.rmtree(unfinished, ignore_errors=True)

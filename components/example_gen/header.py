@@ -100,7 +100,10 @@ def open_table(path: str, root: str, source: str, config: DataConfig) -> Table |
     wanted = (("image", config.image_column, image), ("text", config.text_column, text))
     missing = [header.missing(column, what) for what, column, at in wanted if at is None]
     if image is None or text is None:
-        if len(header.names) == 1 and len(header.names[0].split()) > 1 and image is None and text is None:
+        words = header.names[0].split() if len(header.names) == 1 else []
+        parts = _Header(path, words)
+        named = parts.position(None, "image") is not None and parts.position(None, "text") is not None
+        if named or (len(words) > 1 and words[0].lower().endswith(SUFFIXES)):
             return NoLabels(
                 f"{path} has one column, `{header.names[0][:40]}`: comma, semicolon, tab or | separate fields, and not "
                 "spaces. docs/data.md (Labels in another form) shows how to make such a table."

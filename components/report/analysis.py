@@ -285,18 +285,18 @@ def review(predictions: pd.DataFrame) -> list[dict[str, float]]:
 
     Returns:
         Rows of `share` (as asked), `threshold` (the lowest confidence that is still accepted), `sent` (share that is
-        below it), `cer` and `exact` of the accepted. No row for a share of fewer than half an image, nor where as many
-        images have the lowest confidence: no threshold sends that share.
+        below it), `cer` and `exact` of the accepted. No row for a share of fewer than half an image, nor where so many
+        images have the same confidence that no threshold sends another share than that of the row before.
     """
     ordered = np.sort(predictions["confidence"].to_numpy())
-    rows = []
+    rows: list[dict[str, float]] = []
     for share in REVIEWED:
         place = round(share * len(ordered))
         if place == len(ordered):
             continue
         accepted = predictions[predictions["confidence"] >= ordered[place]]
         sent = 1 - len(accepted) / len(ordered)
-        if sent or not share:
+        if not share or sent > rows[-1]["sent"]:
             errors = errors_of(accepted)
             rows.append({"share": share, "sent": sent, "threshold": float(ordered[place]), "cer": errors.rate,
                          "exact": errors.exact})  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from components.common.metrics import PairedErrors
+from components.common.metrics import RANDOMISATIONS, PairedErrors
 from components.common.words import some_characters
 from components.report import analysis
 from components.report.html import PREDICTIONS_FILE
@@ -130,15 +130,19 @@ def _paired(both: pd.DataFrame) -> PairedErrors:
 
 def _changed_slices(both: pd.DataFrame, level: float) -> list[list[str]]:
     """Slices that differ by more than chance, largest change of edits first."""
-    groups = [(title, both.groupby(f"{name}_a")) for name, title in analysis.BY_NAME.items()]
-    parts = [(title, value, part) for title, made in groups if len(made) > 1 for value, part in made]
-    # Of sixty writers, two or three differ at a level of 0.95 by chance (Bonferroni).
-    level = 1 - (1 - level) / max(len(parts), 1)
     found = []
-    for title, value, part in parts:
-        if _paired(part).differs(level):
-            edits = [int(part[column].sum()) for column in ("edits_a", "edits_b")]
-            rates = [percent(count / part["length_a"].sum()) for count in edits]
-            row = [f"{title} {value or 'unknown'}", f"{len(part)} images", rates[0], "->", rates[1]]
-            found.append((abs(edits[0] - edits[1]), row))
+    for name, title in analysis.BY_NAME.items():
+        made = both.groupby(f"{name}_a")
+        parts = [(value, part) for value, part in made if len(part) >= analysis.LEAST_IN_SLICE]
+        if len(made) < 2 or not parts:
+            continue
+        # Of sixty writers, two or three differ at a level of 0.95 by chance (Bonferroni). Nothing is surer than the
+        # randomisation test can tell.
+        asked = min(1 - (1 - level) / len(parts), 1 - 2 / RANDOMISATIONS)
+        for value, part in parts:
+            if _paired(part).differs(asked):
+                edits = [int(part[column].sum()) for column in ("edits_a", "edits_b")]
+                rates = [percent(count / part["length_a"].sum()) for count in edits]
+                row = [f"{title} {value or 'unknown'}", f"{len(part)} images", rates[0], "->", rates[1]]
+                found.append((abs(edits[0] - edits[1]), row))
     return [row for _, row in sorted(found, key=lambda item: -item[0])[:SLICES_SHOWN]]

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from htr_client.model_facts import LINE_FINDER
 
 FOLDER = Path(__file__).parents[1] / "production"
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
@@ -86,6 +88,16 @@ class Settings(_Section):
     clients: list[Address] = Field(
         default=[], description="HOST:PORT of services that serve the metrics of HtrClient at /metrics"
     )
+
+    @field_validator("further_models")
+    @classmethod
+    def _are_others(cls, names: list[str], info: ValidationInfo) -> list[str]:
+        known = [info.data.get("model"), LINE_FINDER]
+        for name in names:
+            if name in known:
+                raise ValueError(f"{name} is watched anyway, or stands twice")
+            known.append(name)
+        return names
 
     @classmethod
     def read(cls, path: Path = FOLDER / "settings.yaml") -> Settings:

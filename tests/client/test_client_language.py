@@ -395,9 +395,10 @@ def test_texts_beside_the_language_model_of_a_version_are_interpolated(texts, te
     for times in (1, 5_000):
         own = CharacterModel(texts * times, order=2)
         both = own.beside(version)
-        assert (both.weight, both.length_bonus, both.temperature) == (own.weight, own.length_bonus, 1.5)
         size = times * sum(map(len, texts))
         assert both.share == pytest.approx(size / (size + 10_000))
+        of_both = [both.share * a + (1 - both.share) * b for a, b in ((own.weight, 0.2), (own.length_bonus, 0.3))]
+        assert [both.weight, both.length_bonus, both.temperature] == pytest.approx([*of_both, 1.5])
         models = [model.compile(alphabet) for model in (both, own, version)]
         states = [model.start for model in models]
         for character in (*alphabet.encode(text), alphabet.blank):

@@ -357,6 +357,16 @@ def test_files_that_are_there_are_replaced_only_if_told(call, folder, tmp_path, 
     assert code == 2 and "--overwrite goes with --output" in err
 
 
+def test_a_file_that_has_come_since_stays_and_long_names_have_room(tmp_path):
+    page = pages.Page("scan.png", 9, 9, (pages.Line("one", ((0, 5), (9, 5))),))
+    file = tmp_path / f"{'я' * 125}.xml"  # 254 bytes, of 255
+    for overwrite in (False, True):
+        ResultWriter("alto", io.StringIO(), [str(file)], overwrite=overwrite)("scan.png", page)
+    with pytest.raises(FileExistsError, match=r"File exists: '.*яя\.xml'"):
+        ResultWriter("text", io.StringIO(), [str(file)])("scan.png", page)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name] and b"<alto" in file.read_bytes()
+
+
 @pytest.mark.parametrize("before", [None, "whole"])
 def test_a_file_is_whole_or_not_there(call, folder, tmp_path, before):
     """After a full disk the same command can go on, and who takes the folder meanwhile has no half of a document."""

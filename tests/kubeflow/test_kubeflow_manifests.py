@@ -336,11 +336,13 @@ def test_parts_of_an_overlay_fit_together(build):
 def test_the_gpu_overlay_needs_one_gpu_and_waits_for_cuda(build):
     """A pod that waits for a GPU would end each rollout; what is compiled in minutes must outlive the container."""
     text = build["serving/overlays/gpu"]
-    scaling, pod = of_kind(text, "HorizontalPodAutoscaler")["spec"], of_kind(text, "Deployment")["spec"]["template"]
+    scaling, deployment = of_kind(text, "HorizontalPodAutoscaler")["spec"], of_kind(text, "Deployment")["spec"]
     assert (scaling["minReplicas"], scaling["maxReplicas"]) == (1, 1)
+    pod = deployment["template"]
     (container,) = pod["spec"]["containers"]
     probe = container["startupProbe"]
-    assert probe["httpGet"] and probe["periodSeconds"] * probe["failureThreshold"] >= 20 * 60
+    starting = probe["periodSeconds"] * probe["failureThreshold"]
+    assert probe["httpGet"] and deployment["progressDeadlineSeconds"] > starting >= 20 * 60
     (cache,) = re.findall(r" CUDA_CACHE_PATH=(\S+)", (settings.FOLDER / "Dockerfile.gpu").read_text())
     kept = {v["name"] for v in pod["spec"]["volumes"] if "emptyDir" in v}
     assert any(cache.startswith(m["mountPath"] + "/") for m in container["volumeMounts"] if m["name"] in kept)

@@ -79,6 +79,9 @@ def test_the_files_are_made_from_the_settings():
         ({"alertmanagers": ["http://alerts:9093"]}, "alertmanagers"),
         ({"clients": ["web"]}, "clients"),
         ({"further_models": ["a|b"]}, "further_models"),
+        ({"further_models": ["htr-lines"]}, "htr-lines is watched anyway"),
+        ({"further_models": ["a", "htr"]}, "htr is watched anyway"),
+        ({"further_models": ["a", "a"]}, "a is watched anyway, or stands twice"),
         ({"grpc_port": 1}, "Extra inputs"),
     ],
 )

@@ -114,6 +114,8 @@ def cut_page(file: PageFile, output: str, max_pixels: int = MAX_PIXELS) -> Resul
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as target:
             target.write(image_files.encode(cut))
+            target.flush()
+            os.fsync(target.fileno())  # the table that names it must not outlive it in a power cut
         result.rows.append((image, line.text, name))
         # ALTO has a confidence for words only.
         confidences = (line.confidence, *(word.confidence for word in line.words))

@@ -111,6 +111,16 @@ def test_images_that_are_away_for_a_while_keep_their_results(command, folder, tm
     assert results(tmp_path, output) != before
 
 
+def test_a_linked_folder_that_is_away_deletes_nothing(command, folder, tmp_path):
+    (folder / "b").rename(tmp_path / "archive")
+    (folder / "b").symlink_to(tmp_path / "archive")
+    command("out", "--format", "page")
+    before = results(tmp_path, "out")
+    (tmp_path / "archive").rename(tmp_path / "away")
+    assert f"The link {folder / 'b'} leads nowhere" in command("out", "--format", "page", code=1)
+    assert results(tmp_path, "out") == before
+
+
 def test_an_outage_of_the_disk_ends_the_batch_and_deletes_nothing(transcribe, folder, tmp_path, monkeypatch):
     transcribe("out", format_="page")
     before = files(tmp_path / "out")

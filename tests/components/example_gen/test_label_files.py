@@ -139,6 +139,9 @@ def test_quotes_that_belong_to_a_label_stay(tmp_path):
         (b"PK\x03\x04" + bytes(90), {}, r"an Excel workbook or another zip archive, not a CSV.*\"CSV UTF-8\""),
         (b"\xd0\xcf\x11\xe0" + bytes(90), {}, "an Excel workbook"),
         ("sep=;\n", {}, "is empty"),
+        ("word one two.png\nb.png\n", {}, r"like data \(`word one two\.png`\): there is no header"),
+        ("a.png Anna\n", {}, "has one column, `a.png Anna`: comma, semicolon, tab or | separate"),
+        ("Labels of 2024\nfilename,text\na.png,Anna\n", {}, "has no column for image"),
         ("filename text\na.png Anna\n", {}, "has one column, `filename text`: comma, semicolon, tab or | separate"),
     ],
 )
@@ -190,7 +193,7 @@ def test_a_file_that_fits_no_encoding_is_not_said_to_fit_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "labels", "made_by"),
     [
-        ("words.txt", '# IAM\na ok 154 1 2 3 4 AT "\nb err 154 1 2 3 4 NN B\n', "lines = .*"),
+        ("words.txt", '# IAM\n\na ok 154 1 2 3 4 AT "\nb err 154 1 2 3 4 NN B\n', "lines = .*"),
         ("a.txt", '"\n', "rows = .*rglob.*"),
         ("labels.jsonl", '{"file_name": "a.png", "text": "\\""}\n', "rows = .*json.*"),
     ],

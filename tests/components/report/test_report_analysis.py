@@ -167,6 +167,12 @@ def test_review_has_a_row_where_a_threshold_sends_images_and_measures_what_it_ke
     card.write(contents.build(material(predictions)))
 
 
+def test_review_has_one_row_for_what_one_threshold_sends():
+    predictions = table(words(100), rate=0.3)
+    predictions["confidence"] = [0.1] * 10 + [0.9] * 90
+    assert [(row["share"], row["sent"]) for row in analysis.review(predictions)] == [(0, 0), (0.1, pytest.approx(0.1))]
+
+
 def test_report_names_swapped_labels():
     texts = words(600)
     clean = findings(material(table(texts)))
@@ -291,7 +297,7 @@ def test_slices_of_one_image_do_not_change():
 
 
 def test_of_many_slices_those_that_differ_by_chance_did_not_change():
-    texts = words(900)
+    texts = words(1500)
     for seed in range(6):
         runs = [table(texts, rate=0.1, writers=60, seed=2 * seed + model) for model in (0, 1)]
         assert "Slices that changed" not in recogniser_runs.verdict(runs, 0.95)
@@ -300,6 +306,16 @@ def test_of_many_slices_those_that_differ_by_chance_did_not_change():
     worse.loc[one, "prediction"] = ""
     worse = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
     assert f"{worse['writer'][0]} " in recogniser_runs.verdict([better, worse], 0.95).split("Slices that changed")[1]
+
+
+def test_among_a_thousand_writers_a_band_that_is_worse_has_changed():
+    better = table(["a", "somewhat longer words"] * 1100, rate=0.0, writers=1100)
+    worse = better.copy()
+    long = worse["text"].str.len() > 1
+    worse.loc[long, "prediction"] = worse.loc[long, "text"].str[:-2]
+    worse = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    changed = recogniser_runs.verdict([better, worse], 0.95).split("Slices that changed")[1].split("\n\n")[0]
+    assert "length of the text" in changed and "writer" not in changed
 
 
 def test_runs_of_a_data_folder_that_was_renamed_are_compared():
