@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import unicodedata
 import warnings
 from collections.abc import Iterable
@@ -69,7 +70,10 @@ class CharacterModel:
             ValueError: When it is not UTF-8 or holds no text, or the order is not from 1 to 8.
         """
         with utf8(path) as file:
-            return cls((line.rstrip("\r\n") for line in file), order=order)
+            texts = [line for line in (line.rstrip("\r\n") for line in file) if line]
+        if not texts:
+            raise ValueError(f"{os.fspath(path)} holds no texts for a language model")
+        return cls(texts, order=order)
 
     def compile(self, alphabet: Alphabet) -> Automaton:
         """The model over the classes of an alphabet; n-grams do not reach over other characters of the texts.
