@@ -75,7 +75,7 @@ def list_images(folder: str) -> Listing:
             (hidden if is_hidden(path) else images).append(path)
         elif not (is_hidden(path) or path.lower().endswith(COMPANIONS)):
             full = os.path.join(folder, path)
-            if not stamps and not os.path.exists(full):
+            if not stamps and _leads_nowhere(full):
                 raise StoreError(
                     f"The link {full} leads nowhere. Its disk may be away, and results of images below it would be "
                     "deleted: bring it back, or remove the link."
@@ -88,3 +88,14 @@ def list_images(folder: str) -> Listing:
     # A link that leads nowhere stays in the list: opening it fails, which is reported.
     stamped = [Image(path, stamps.get(path) or storage.stamp(os.path.join(folder, path))) for path in images]
     return Listing(stamped, len(hidden), others)
+
+
+def _leads_nowhere(path: str) -> bool:
+    """Whether a path is a link whose end is missing; one that goes in circles had nothing below it before either."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return os.path.islink(path)
+    except OSError:
+        return False
+    return False

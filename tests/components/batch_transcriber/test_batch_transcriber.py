@@ -113,7 +113,7 @@ def test_the_language_model_of_the_version_is_used_unless_another_decoder_is_ask
 @pytest.mark.parametrize("kind", ["line", "auto"])
 def test_texts_of_the_same_kind_are_learnt_from(folder, model, tmp_path, kind):
     (tmp_path / "texts.txt").write_text("hot\ntoe\n" * 500)
-    digits = LanguageModel(ngrams.count(["0 123456789"], Alphabet(ALPHABET), 1), 0.0, -2.0).to_bytes()
+    digits = LanguageModel(ngrams.count(["0 123456789"], Alphabet(ALPHABET), 1), 0.4, 1.4).to_bytes()
     knowing = save(tmp_path / "2", language_model=digits)
 
     def found(name, texts_file, model=model):
