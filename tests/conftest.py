@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import gc
 import os
@@ -103,6 +104,22 @@ def failing_bucket(*endings: str) -> Iterator[None]:
         return read(self, path, *args, **kwargs)
 
     with mock.patch.object(MemoryFileSystem, "cat_file", refusing):
+        yield
+
+
+@contextlib.contextmanager
+def failing_disk(ending: str) -> Iterator[None]:
+    """Until the block ends, files whose path ends like this cannot be read: their network file system is away."""
+    from components.common import storage
+
+    read = storage.read
+
+    def refusing(path: str, *args: Any) -> bytes:
+        if path.endswith(ending):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        return read(path, *args)
+
+    with mock.patch.object(storage, "read", refusing):
         yield
 
 

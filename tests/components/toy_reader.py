@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import tensorflow as tf
 
 from htr_client.pages.reading import SIGNATURE
@@ -80,6 +82,14 @@ class ToyLineFinder(tf.Module):
             return {"maps": tf.cast(maps, tf.uint8)[tf.newaxis] * 255, "scale": tf.constant([0.5])}
 
         self.functions = {SIGNATURE: find}
+
+
+def bars(*bottoms: int, width: int = 400) -> bytes:
+    """A page with a dark bar above each of the heights, which the line finder takes for a line, as PNG."""
+    grey = np.full((700, 900), 240, np.uint8)
+    for bottom in bottoms:
+        grey[bottom - 30 : bottom, 100 : 100 + width] = 30
+    return cv2.imencode(".png", grey)[1].tobytes()
 
 
 def save_line_finder(path: Path) -> str:

@@ -112,10 +112,7 @@ def cut_page(file: PageFile, output: str, max_pixels: int = MAX_PIXELS) -> Resul
         image = f"{below}/{number:04d}.png"
         path = os.path.join(output, image)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as target:
-            target.write(image_files.encode(cut))
-            target.flush()
-            os.fsync(target.fileno())  # the table that names it must not outlive it in a power cut
+        storage.write(path, image_files.encode(cut))
         result.rows.append((image, line.text, name))
         # ALTO has a confidence for words only.
         confidences = (line.confidence, *(word.confidence for word in line.words))

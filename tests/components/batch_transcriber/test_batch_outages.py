@@ -1,28 +1,19 @@
 """Batches on disks that fail: what has been transcribed once is not lost with what cannot be opened now."""
 
 import csv
-import errno
 import json
 import os
 
-import cv2
-import numpy as np
 import pytest
 
 from components.batch_transcriber import batch
 from components.batch_transcriber.output import BatchError
 from components.batch_transcriber.transcribing import Transcriber
-from components.common import storage
 from pipeline import cli
-from tests.components.toy_reader import save, save_line_finder
+from tests.components.toy_reader import bars
+from tests.conftest import failing_disk
 
 LOCAL = ["--runner=FnApiRunner"]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return save(folder / "htr" / "1"), save_line_finder(folder / "htr-lines" / "1")
 
 
 @pytest.fixture
@@ -31,10 +22,7 @@ def folder(tmp_path):
     folder = tmp_path / "in"
     (folder / "b").mkdir(parents=True)
     for name, bottoms in (("1.png", (150, 250, 350)), ("b/1.png", (200, 300)), ("b/empty.png", ()), ("2.png", (200,))):
-        grey = np.full((700, 900), 240, np.uint8)
-        for bottom in bottoms:
-            grey[bottom - 30 : bottom, 100:500] = 30
-        (folder / name).write_bytes(cv2.imencode(".png", grey)[1].tobytes())
+        (folder / name).write_bytes(bars(*bottoms))
     (folder / "cut.png").write_bytes((folder / "2.png").read_bytes()[:-30])
     return folder
 
@@ -121,21 +109,12 @@ def test_a_linked_folder_that_is_away_deletes_nothing(command, folder, tmp_path)
     assert results(tmp_path, "out") == before
 
 
-def test_an_outage_of_the_disk_ends_the_batch_and_deletes_nothing(transcribe, folder, tmp_path, monkeypatch):
+def test_an_outage_of_the_disk_ends_the_batch_and_deletes_nothing(transcribe, folder, tmp_path):
     transcribe("out", format_="page")
     before = files(tmp_path / "out")
     os.utime(folder / "1.png", (1, 1))
-    read = storage.read
-
-    def fails(path, *rest):
-        if path.endswith("/1.png"):
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
-        return read(path, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(storage, "read", fails)
-        with pytest.raises((OSError, RuntimeError), match="Stale file handle"):
-            transcribe("out", format_="page")
+    with failing_disk("/1.png"), pytest.raises((OSError, RuntimeError), match="Stale file handle"):
+        transcribe("out", format_="page")
     assert files(tmp_path / "out") == before
     assert transcribe("out", format_="page").new == 1 and set(files(tmp_path / "out")) == set(before)
 

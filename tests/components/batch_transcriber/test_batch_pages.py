@@ -19,24 +19,10 @@ from htr_client import pages
 from htr_client.files import PAGE_FORMATS
 from pipeline import cli
 from serving.local import LocalClient
-from tests.components.toy_reader import save, save_line_finder
+from tests.components.toy_reader import bars, save_line_finder
 from tests.conftest import encode
 
 LOCAL = ["--runner=FnApiRunner"]
-
-
-def bars(*bottoms, width=400):
-    """A page with a dark bar above each of the heights, as PNG."""
-    grey = np.full((700, 900), 240, np.uint8)
-    for bottom in bottoms:
-        grey[bottom - 30 : bottom, 100 : 100 + width] = 30
-    return cv2.imencode(".png", grey)[1].tobytes()
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return save(folder / "htr" / "1"), save_line_finder(folder / "htr-lines" / "1")
 
 
 @pytest.fixture

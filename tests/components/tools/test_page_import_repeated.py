@@ -1,7 +1,6 @@
 """htr import into an output of earlier runs: what is kept, made again or deleted, and when it refuses."""
 
 import csv
-import errno
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from components.pages.files import ImportProblem
 from components.tools.page_import.importing import import_pages
 from pipeline import cli
 from tests.components.tools.test_page_import import LOCAL, add_page, darkness, drawn_page, run
-from tests.conftest import encode
+from tests.conftest import encode, failing_disk
 
 
 def test_a_repeated_import_does_what_is_missing(tmp_path):
@@ -57,21 +56,12 @@ def test_what_a_power_cut_has_emptied_is_made_again(tmp_path):
     assert run(folder, output, overwrite=True)[0].new == 2
 
 
-def test_an_outage_of_the_disk_ends_an_import_instead_of_leaving_out_its_pages(tmp_path, monkeypatch):
+def test_an_outage_of_the_disk_ends_an_import_instead_of_leaving_out_its_pages(tmp_path):
     folder, output = add_page(add_page(tmp_path / "in"), "b", "b.png"), tmp_path / "out"
     _, rows, _ = run(folder, output)
     os.utime(folder / "b.png", (1, 1))
-    read = storage.read
-
-    def fails(path, *rest):
-        if path.endswith("in/b.png"):
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
-        return read(path, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(storage, "read", fails)
-        with pytest.raises((OSError, RuntimeError), match="Stale file handle"):
-            run(folder, output)
+    with failing_disk("in/b.png"), pytest.raises((OSError, RuntimeError), match="Stale file handle"):
+        run(folder, output)
     outcome, rows_again, left_out = run(folder, output)
     assert (outcome.new, rows_again, left_out) == (1, rows, [])
 
