@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tensorflow_data_validation import StatsOptions
-from tfx.components import StatisticsGen, Transform
+from tfx.components import Transform
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import pipeline
 from tfx.proto import trainer_pb2, transform_pb2
@@ -23,9 +22,9 @@ from components.example_gen.component import HandwritingExampleGen
 from components.example_gen.data_version_step import DataVersion
 from components.example_gen.rejects import REJECTS_FILE
 from components.example_validator.component import ExampleValidator
-from components.example_validator.divergence import QUANTILES
 from components.example_validator.previous_step import PreviousStatistics
 from components.example_validator.schema_step import SchemaGen
+from components.example_validator.statistics_step import StatisticsGen
 from components.language.component import LanguageModel
 from components.pusher.component import Pusher
 from components.report.component import RunReport
@@ -72,9 +71,7 @@ def create_pipeline(
     examples = example_gen.outputs["examples"]
     schema_gen = SchemaGen()
     schema = schema_gen.outputs["schema"]
-    statistics_gen = StatisticsGen(
-        examples=examples, schema=schema, stats_options=StatsOptions(num_quantiles_histogram_buckets=QUANTILES)
-    )
+    statistics_gen = StatisticsGen(examples, schema)
     statistics = statistics_gen.outputs["statistics"]
     before = (
         Resolver(

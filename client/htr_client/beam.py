@@ -217,13 +217,15 @@ def _likely(
     valid = np.arange(length) < frames[:, None]
     with np.errstate(invalid="ignore", over="ignore"):
         probabilities = np.exp(log_probs - peaks[:, :, None])
-    kept = probabilities > math.exp(-pruning)
+    kept = (probabilities > math.exp(-pruning)) & valid[:, :, None]
     blanks = np.where(kept[:, :, -1], probabilities[:, :, -1], 0.0).ravel().tolist()
     kept[:, :, -1] = False
     numbers = kept.sum(axis=2)
-    for row, t in zip(*np.nonzero(numbers > candidates), strict=True):
-        kept[row, t, np.argsort(probabilities[row, t, :-1])[:-candidates]] = False
-        numbers[row, t] = candidates
+    if (crowded := numbers > candidates).any():
+        least = np.argpartition(probabilities[crowded][:, :-1], -candidates, axis=1)[:, :-candidates]
+        few = kept[crowded]
+        np.put_along_axis(few, least, False, axis=1)
+        kept[crowded], numbers[crowded] = few, candidates
     wanted = np.ones_like(numbers, dtype=bool)
     wanted[:, 1:] = (numbers[:, 1:] > 0) | (numbers[:, :-1] > 0)
     wanted &= valid

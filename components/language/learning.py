@@ -32,6 +32,7 @@ _FEW = 100  # validation images; of 30, one edit in one of them decided against 
 # Share of the labels' characters that the base's language model must know: of another script it has shown nothing.
 _KNOWN = 0.9
 _BATCH = 32
+_ALTERNATIVES = 8  # readings besides the best one, by which confidence is fitted
 # How often texts of one's own count beside the base's; labels gain nothing by it: docs/experiments.md.
 _OWN = 10
 
@@ -64,11 +65,13 @@ def learn(
     The base's texts are left out for labels in characters that its language model does not know. Other texts count ten
     times beside them, which are many.
 
-    Of the weights those count that transcribe as well as the best one, but for chance. That of the base's language
-    model is taken if it is one of them, and even where it is not sure that it helps: the base's own images have shown
-    that it does, unless the labels are in characters that it does not know. It must make fewer errors then than none;
-    where the images are too few to tell, it is taken unless it is surely worse than none, whatever other weights do.
-    Else the smallest is taken: the validation split may be harder than what comes, where the image itself tells more.
+    Weights are tried from that of the base's language model, or the middle one, as long as no more errors are made:
+    from the best one on, errors rise in both directions. Those count that transcribe as well as the best one, but for
+    chance. That of the base's language model is taken if it is one of them, and even where it is not sure that it
+    helps: the base's own images have shown that it does, unless the labels are in characters that it does not know. It
+    must make fewer errors then than none; where the images are too few to tell, it is taken unless it is surely worse
+    than none, whatever other weights do. Else the smallest is taken: the validation split may be harder than what
+    comes, where the image itself tells more.
 
     Args:
         labels: Labels of the training split.
@@ -106,23 +109,29 @@ def learn(
     before = _edits(decoded(BestPath(), alphabet, validation), validation)
     weights = sorted({*WEIGHTS, base.weight} if base is not None else WEIGHTS)
     unweighed = LanguageModel(found, 0.0, 0.0)
-    models = [unweighed.weighed(weight, BONUS_BY_WEIGHT * weight) for weight in weights]
-    tried = [_edits(decoded(default_decoder(model), alphabet, validation), validation) for model in models]
-    best = min(tried, key=sum)
-    good = [i for i, edits in enumerate(tried) if _differs(best, edits, lengths, _AT_LEAST) <= 0]
+    tried = _Tried([unweighed.weighed(weight, BONUS_BY_WEIGHT * weight) for weight in weights], alphabet, validation)
     usual = weights.index(base.weight) if base is not None else None
-    chosen = good[0]
+    best = tried.best(len(weights) // 2 if usual is None else usual)
+
+    def is_good(number: int) -> bool:
+        return _differs(tried.edits(best), tried.edits(number), lengths, _AT_LEAST) <= 0
+
+    stands = usual is not None and len(lengths) < _FEW and _may_help(before, tried.edits(usual), lengths)
+    if usual is not None and (stands or is_good(usual)):
+        chosen = usual
+    else:
+        chosen = best
+        while chosen > 0 and is_good(chosen - 1):
+            chosen -= 1
     if usual is not None:
-        stands = len(lengths) < _FEW and _may_help(before, tried[usual], lengths)
-        chosen = usual if stands or usual in good else chosen
-        facts |= {"base_weight": weights[usual], "validation_cer_base_weight": sum(tried[usual]) / sum(lengths)}
+        facts |= {"base_weight": weights[usual], "validation_cer_base_weight": sum(tried.edits(usual)) / sum(lengths)}
     facts["validation_cer_best_path"] = sum(before) / sum(lengths)
-    facts["validation_cer"] = sum(tried[chosen]) / sum(lengths)
+    facts["validation_cer"] = sum(tried.edits(chosen)) / sum(lengths)
     facts["validation_weight"] = weights[chosen]
-    model = models[chosen]
-    if _differs(before, tried[chosen], lengths, _SURE) < 0:
-        temperature = _temperature(model, alphabet, validation, base.temperature if base is not None else 1.0)
-    elif base is not None and chosen == usual and len(found) > 1 and _may_help(before, tried[chosen], lengths):
+    model = tried.models[chosen]
+    if _differs(before, tried.edits(chosen), lengths, _SURE) < 0:
+        temperature = _temperature(tried.results(chosen), validation, base.temperature if base is not None else 1.0)
+    elif base is not None and chosen == usual and len(found) > 1 and _may_help(before, tried.edits(chosen), lengths):
         temperature = base.temperature
         facts["trusts_base"] = True
     else:
@@ -130,6 +139,33 @@ def learn(
     model = model.weighed(model.weight, model.length_bonus, temperature)
     facts |= {"weight": model.weight, "temperature": temperature, "bytes": len(model.to_bytes())}
     return Learnt(model, facts)
+
+
+class _Tried:
+    """Language models that differ in their weight, and what they make of images: those that are asked for."""
+
+    def __init__(self, models: Sequence[LanguageModel], alphabet: Alphabet, images: Sequence[Recorded]):
+        self.models, self._alphabet, self._images = models, alphabet, images
+        self._results: dict[int, list[Decoded]] = {}
+
+    def results(self, number: int) -> list[Decoded]:
+        """Texts of all images."""
+        if number not in self._results:
+            decoder = default_decoder(self.models[number], _ALTERNATIVES)
+            self._results[number] = decoded(decoder, self._alphabet, self._images)
+        return self._results[number]
+
+    def edits(self, number: int) -> list[int]:
+        """Edits of all images."""
+        return _edits(self.results(number), self._images)
+
+    def best(self, start: int) -> int:
+        """The model to which edits fall from another one; few images have levels on the way."""
+        at = start
+        for step in (-1, 1):
+            while 0 <= at + step < len(self.models) and sum(self.edits(at + step)) <= sum(self.edits(at)):
+                at += step
+        return at
 
 
 def _first(texts: Iterable[str], most: int) -> tuple[list[str], int]:
@@ -201,11 +237,10 @@ def _may_help(before: Sequence[int], after: Sequence[int], lengths: Sequence[int
     return sum(after) < sum(before)
 
 
-def _temperature(model: LanguageModel, alphabet: Alphabet, images: Sequence[Recorded], neutral: float) -> float:
+def _temperature(results: Sequence[Decoded], images: Sequence[Recorded], neutral: float) -> float:
     """Temperature under which it is least surprising which texts are right (Guo et al. 2017)."""
     shares, right = [], []
-    everything = decoded(default_decoder(model, alternatives=8), alphabet, images)
-    for result, recorded in zip(everything, images, strict=True):
+    for result, recorded in zip(results, images, strict=True):
         found = [result.confidence, *(other.confidence for other in result.alternatives)]
         shares.append([*found, max(1.0 - sum(found), 0.0)])
         right.append(result.text == recorded.label)

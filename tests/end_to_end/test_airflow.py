@@ -249,7 +249,8 @@ def test_steps_take_what_a_cleared_step_has_written_last(tmp_path, sample_data, 
     def examples():
         store = run_metadata.open_metadata(str(tmp_path / "workspace"))
         execution = max(
-            store.get_executions_by_type("tfx.components.statistics_gen.component.StatisticsGen"), key=lambda e: e.id
+            store.get_executions_by_type("components.example_validator.statistics_step.StatisticsGen"),
+            key=lambda e: e.id,
         )
         events = [e for e in store.get_events_by_execution_ids([execution.id]) if e.type == e.INPUT]
         used = [a for a in store.get_artifacts_by_id([e.artifact_id for e in events]) if "ExampleGen" in a.uri]

@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 import tensorflow as tf
-from google.protobuf import text_format
-from tensorflow_metadata.proto.v0 import statistics_pb2
-from tfx.components.statistics_gen.executor import Executor as StatisticsGen
 from tfx.components.transform.executor import Executor as Transform
 from tfx.orchestration import metadata
 from tfx.orchestration.portable.mlmd.execution_lib import get_input_artifacts, get_output_artifacts
@@ -19,9 +16,7 @@ from pipeline.beam.settings import BeamConfig
 from tests.end_to_end.conftest import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
-STEPS = {
-    "HandwritingExampleGen": ExampleGen, "StatisticsGen": StatisticsGen, "Transform": Transform, "Evaluator": Evaluator
-}  # fmt: skip
+STEPS = {"HandwritingExampleGen": ExampleGen, "Transform": Transform, "Evaluator": Evaluator}
 
 
 def test_all_steps_give_what_they_give_locally(data, dask, tmp_path, capsys):
@@ -69,7 +64,7 @@ def repeated(workspace: Path, folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """What is in the files below a folder, by their names; records, lines and features in no particular order."""
+    """What is in the files below a folder, by their names; records and lines in no particular order."""
     found: dict[str, object] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
@@ -81,11 +76,6 @@ def contents(folder: Path) -> dict[str, object]:
                 examples = map(tf.train.Example.FromString, records)
                 records = [example.SerializeToString(deterministic=True) for example in examples]
             found[name] = sorted([*found.get(name, []), *records])
-        elif path.name == "FeatureStats.pb":
-            (statistics,) = statistics_pb2.DatasetFeatureStatisticsList.FromString(path.read_bytes()).datasets
-            statistics.features.sort(key=lambda feature: feature.path.step[0])
-            # Sums in another order differ in their last digits.
-            found[name] = text_format.MessageToString(statistics, double_format=".12g").splitlines()
         elif path.suffix in (".csv", ".json", ".json-00000-of-00001", ".pbtxt", ""):
             found[name] = sorted(path.read_bytes().splitlines())
     return found

@@ -128,9 +128,9 @@ def test_the_pipeline_takes_options_for_all_steps_and_for_one(tmp_path):
     steps = {step.id: step for step in made.components}
     workers = {
         name: beam.PipelineOptions(steps[name].executor_spec.beam_pipeline_args).view_as(beam.DirectOptions)
-        for name in ("Transform", "StatisticsGen")
+        for name in ("Transform", "Evaluator")
     }
-    assert (workers["Transform"].direct_num_workers, workers["StatisticsGen"].direct_num_workers) == (3, 2)
+    assert (workers["Transform"].direct_num_workers, workers["Evaluator"].direct_num_workers) == (3, 2)
     with pytest.raises(ConfigError, match=r"beam.step_args.Trainer: the steps that run on Beam are HandwritingExample"):
         for_pipeline(BeamConfig(step_args={"Trainer": []}), made.components)
 
