@@ -118,8 +118,10 @@ def verdict(tables: Sequence[pd.DataFrame], level: float) -> str:
         gain = (part["edits_b"] - part["edits_a"]).abs().sort_values(ascending=False, kind="stable")
         shown = part.loc[gain.index[:IMAGES_SHOWN]]
         if len(shown):
-            rows = [["image", "label", "A", "B"], *shown[["id", "text", "prediction_a", "prediction_b"]].values]
-            lines.append(f"\nRead {title} by B, most edits first\n" + table(rows))
+            lines.append(f"\nTranscribed {title} by B, most edits first")
+            # One below the other, so that the eye finds the difference, and a line of a page fits into a terminal.
+            for image, *texts in shown[["id", "text", "prediction_a", "prediction_b"]].values:
+                lines += [image, table([*zip(("  label", "  A", "  B"), texts, strict=True)])]
     return "\n".join(lines)
 
 

@@ -334,3 +334,14 @@ def test_equal_rows_are_compared_once_each():
     worse = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
     text = recogniser_runs.verdict([better, worse], 0.95)
     assert "on the same 109 images" in text and "10 worse" in text
+
+
+def test_texts_of_two_runs_stand_below_each_other():
+    """A row with three texts of lines would be several times as wide as a terminal."""
+    better, worse = table(["a line of a letter"] * 60, rate=0.0), table(["a line of a letter"] * 60, rate=0.0)
+    worse.loc[7, "prediction"] = "a lime of a letter"
+    worse = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    _, shown = recogniser_runs.verdict([better, worse], 0.95).split("Transcribed worse by B, most edits first\n")
+    assert shown.splitlines() == [
+        "data/7.png", "  label  a line of a letter", "  A      a line of a letter", "  B      a lime of a letter",
+    ]  # fmt: skip
