@@ -62,9 +62,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     from components.common.stopping import Stopped, stoppable
     from htr_client.errors import of_system
-    from htr_client.streams import quiet_opencv, replace_missing
+    from htr_client.streams import quiet_opencv, replace_missing, take_every_text
 
     replace_missing()
+    take_every_text(sys.stdout)
     quiet_opencv()
     debug = False
     try:

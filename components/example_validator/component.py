@@ -20,7 +20,7 @@ from tfx.utils import io_utils, json_utils, writer_utils
 
 from components.common.console import console
 from components.example_validator.divergence import numbers_apart, quantiles
-from components.example_validator.thresholds import override
+from components.example_validator.thresholds import IN_WORDS, override
 
 _DRIFT = anomalies_pb2.AnomalyInfo.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH
 _SHORT = "High divergence from the run before"
@@ -112,8 +112,8 @@ def _add_drift(input_dict: dict[str, Any], artifact: Any, overrides: Mapping[str
         measured.add(type=_MEASURE, value=distance, threshold=allowed)
         if distance > allowed:
             text = (
-                f"median {np.median(before):.3g} -> {np.median(after):.3g}, divergence {distance:.2f}, "
-                f"allowed {allowed:g}"
+                f"median {np.median(before):.3g} in the run before, {np.median(after):.3g} now, divergence "
+                f"{distance:.2f}, allowed {allowed:g}"
             )
             info = anomalies.anomaly_info[name]
             info.severity = max(info.severity, _Severity.ERROR if fails else _Severity.WARNING)
@@ -146,7 +146,7 @@ def _anomalies(artifact: Any) -> Iterator[tuple[Any, str]]:
         if anomalies.HasField("dataset_anomaly_info"):
             infos.append(("dataset", anomalies.dataset_anomaly_info))
         for feature, info in infos:
-            yield info, f"{feature} ({split}): {info.description.rstrip('. ')}"
+            yield info, f"{IN_WORDS.get(feature, feature)} ({split}): {info.description.rstrip('. ')}"
 
 
 def _read(artifact: Any, split: str) -> Any:

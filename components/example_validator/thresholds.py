@@ -14,6 +14,12 @@ Kind = Literal["drift", "skew"]
 OWN = {"confidence": 0.15, "characters": 0.15, "new_characters": 0.03, "rejected": 0.05}
 """Of measures that no feature of the schema is: divergence of confidence and of characters, and shares of rows."""
 
+IN_WORDS = {
+    "width": "width", "height": "height", "text_length": "length of the text", "paper_level": "grey level of the paper",
+    "ink_level": "grey level of the ink", "ink_share": "share of dark pixels", "sharpness": "sharpness",
+}  # fmt: skip
+"""Measures that are features of the schema, in words."""
+
 
 def override(schema: schema_pb2.Schema, overrides: Mapping[str, float]) -> None:
     """Gives some features of a schema other thresholds.

@@ -11,6 +11,9 @@ from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.verdict import LineVerdict
 from components.report.html import environment
 
+FEW_PAGES = 10
+"""Evaluation pages below which a report says that they are few."""
+
 
 def model_card(
     config: LineFinderConfig,
@@ -25,7 +28,8 @@ def model_card(
         config: Sizes of network and pages.
         train: How it was trained.
         data: Sentences about the pages: their number, source and licence, what is special about them.
-        metrics: Metrics of the version: `parameters`, `history`, `best_epoch`, `start`, and `evaluation` by set.
+        metrics: Metrics of the version: `parameters`, `history`, `best_epoch`, `start`, and `evaluation` by set;
+            of a run also the number of its `unnamed_documents`, see `page_plan.PagePlan`.
         verdict: Verdict of the gate; None for one that passed none.
 
     Returns:
@@ -33,4 +37,7 @@ def model_card(
     """
     template = environment(os.path.dirname(__file__)).get_template("model_card.md.j2")
     angle = STEEPEST * train.augment
-    return template.render(config=config, train=train, angle=angle, data=data, metrics=metrics, verdict=verdict)
+    return template.render(
+        config=config, train=train, angle=angle, data=data, metrics=metrics, verdict=verdict,
+        unnamed=metrics.get("unnamed_documents", 0), few_pages=FEW_PAGES,
+    )  # fmt: skip

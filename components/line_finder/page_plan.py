@@ -64,11 +64,13 @@ class PagePlan:
         pages: Pages to read, each with its document as `writer`, and its split.
         rejected: Pages that are left out already.
         notes: What people should know of it, sentences.
+        unnamed: Number of pages that name no document, so that each counts as one of its own.
     """
 
     pages: tuple[tuple[PageFile, str], ...]
     rejected: tuple[RejectedPage, ...]
     notes: tuple[str, ...]
+    unnamed: int
 
 
 def list_pages(data: DataConfig, settings: PagesConfig) -> list[PageFile]:
@@ -137,7 +139,8 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
             f"The draw by document leaves splits empty; taken instead: {', '.join(taken)}. They may change their "
             "split when documents are added."
         )
-    if alone := sum(not (claim.file.writer or documents[claim.file]) for claim in used):
+    alone = sum(not (claim.file.writer or documents[claim.file]) for claim in used)
+    if alone:
         notes.append(
             f"{counted(alone, 'page')} of {len(used)} {'name' if alone > 1 else 'names'} no document, so that each "
             "counts as one of its own. If several are of one document, say so with pages.document=folder or a pattern: "
@@ -149,7 +152,7 @@ def plan_pages(data: DataConfig, settings: PagesConfig) -> PagePlan:
             f"{plain(elsewhere[0].image)} for {elsewhere[0].file.name}."
         )
     divided = tuple((file, rule.assign(None, file.writer, file.writer, "", data)) for file in kept)
-    return PagePlan(divided, tuple(rejected), tuple(notes))
+    return PagePlan(divided, tuple(rejected), tuple(notes), alone)
 
 
 def _examine(files: list[PageFile]) -> tuple[list[RejectedPage], list[Claim], dict[PageFile, pages.Page]]:

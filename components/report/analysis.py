@@ -25,13 +25,13 @@ NUMBER_COLUMNS = ("confidence", "width", "height", "paper_level", "ink_level", "
 COUNT_COLUMNS = ("edits", "length", "word_edits", "words", "best_path_edits", "baseline_edits")
 COLUMNS = (*TEXT_COLUMNS, *NUMBER_COLUMNS, *COUNT_COLUMNS)
 
-BY_NAME = {"writer": "writer", "length_band": "length of the text", "source": "data folder"}
+BY_NAME = {"writer": "writer", "length_band": "length of the text (characters)", "source": "data folder"}
 BY_QUARTER = {
-    "height": ("height of the image", "px"),
-    "contrast": ("contrast of ink and paper", "grey levels"),
-    "sharpness": ("sharpness", ""),
-    "ink_share": ("share of dark pixels", ""),
-    "columns_per_character": ("width over height per character", ""),
+    "height": "height of the image (px)",
+    "contrast": "contrast of ink and paper (grey levels)",
+    "sharpness": "sharpness",
+    "ink_share": "share of dark pixels",
+    "columns_per_character": "width over height per character",
 }
 SHOWN_SLICES = 40
 # A model that is right about an image differs from a good label in no or few characters.
@@ -237,13 +237,13 @@ def _keys(predictions: pd.DataFrame) -> Iterable[tuple[str, str, pd.Series]]:
         "contrast": predictions["paper_level"] - predictions["ink_level"],
         "columns_per_character": size / predictions["length"].clip(lower=1),
     }
-    for name, (title, unit) in BY_QUARTER.items():
+    for name, title in BY_QUARTER.items():
         values = numbers[name].astype(float)
         edges = np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75, 1])) if len(values) else np.array([])
         if len(edges) < 3:
             continue
         bands = pd.cut(values, edges, include_lowest=True, labels=False)
-        names = [f"{_short(a)} to {_short(b)} {unit}".strip() for a, b in itertools.pairwise(edges)]
+        names = [f"{_short(a)} to {_short(b)}" for a, b in itertools.pairwise(edges)]
         names = [f"{n} ({i})" if names.count(n) > 1 else n for i, n in enumerate(names, 1)]
         yield name, title, bands.map(dict(enumerate(names))).astype(pd.CategoricalDtype(names, ordered=True))
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from components.common import storage
-from components.common.words import visible
+from components.common.words import counted, visible
 from htr_client import image_files
 from htr_client.errors import ImageError
 from htr_client.spans import EARLY
@@ -43,7 +43,7 @@ _HEAT_ROWS = 26  # characters of a figure at most
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """The figure as an SVG element that scales with its column."""
+    """The figure as an SVG element that scales with its column, as far as its letters stay readable."""
     file = io.StringIO()
     # `savefig` draws everything twice, the first time for the layout, which drawing once finds as well.
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -56,9 +56,11 @@ def _svg(figure: Figure, label: str) -> str:
     prefix = f"f{zlib.crc32(text.encode()):x}"
     text = re.sub(r'(id="|url\(#|xlink:href="#)', lambda found: found[1] + prefix, text)
     text = re.sub(r"font: ([^;\"]*?)'?sans-serif'?", r"font: \1sans-serif", text)
+    width = 72 * figure.get_figwidth()  # in points, as the viewBox and the sizes of letters
     return re.sub(
         r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
         rf'<svg class="plot" role="img" aria-label="{html.escape(label)}" viewBox="\1" '
+        rf'style="min-width:{1.1 * width:.0f}px;max-width:{1.6 * width:.0f}px" '
         r'xmlns:xlink="http://www.w3.org/1999/xlink">',
         text, count=1,
     )  # fmt: skip
@@ -93,9 +95,9 @@ def learning_curves(history: Sequence[Mapping[str, Any]], kept: int | None, meas
                           ha="right" if place > len(values) / 2 else "left")  # fmt: skip
         axis.set(xlabel="epoch", title=f"validation {name}, %", ylim=(0, None))
         for each in (loss_axis, axis):
-            each.title.set_fontsize(9)
-            each.xaxis.get_major_locator().set_params(integer=True)
-        return _svg(figure, f"Training loss and validation {name} over {history[-1]['epoch']} epochs")
+            each.set_title(each.get_title(), fontsize=9, pad=14)  # above the label of the epoch that was kept
+            each.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        return _svg(figure, f"Training loss and validation {name} over {counted(history[-1]['epoch'], 'epoch')}")
 
 
 def reliability(calibration: Mapping[str, Any]) -> str:
@@ -191,6 +193,7 @@ def distributions(splits: Mapping[str, Mapping[str, np.ndarray]]) -> str:
                     axis.stairs(shares, edges, color=colours[split], label=split, linewidth=1.4)
             axis.set_title(title, fontsize=8)
             axis.tick_params(labelsize=7)
+        figure.supylabel("share of images", fontsize=8)
         figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
         return _svg(figure, "Distributions of label lengths and image measures by split")
 
@@ -284,8 +287,10 @@ def _heat_rows(probabilities: np.ndarray, alphabet: Sequence[str], truth: Sequen
 def _characters(
     characters: Sequence[tuple[str, float, tuple[float, float]]], left: float, width: float, y: float, name: str
 ) -> str:
+    """Characters of a label ("t") or of a prediction ("p"), which are fainter where the model is unsure."""
     return "".join(
-        f'<text class="{name}" x="{left + width * (a + b) / 2:.1f}" y="{y:.1f}" '
-        f'style="opacity:{0.35 + 0.65 * min(max(p, 0.0), 1.0):.2f}">{html.escape(visible(c))}</text>'
+        f'<text class="{name}" x="{left + width * (a + b) / 2:.1f}" y="{y:.1f}"'
+        + (f' style="opacity:{0.65 + 0.35 * min(max(p, 0.0), 1.0):.2f}"' if name == "p" else "")
+        + f">{html.escape(visible(c))}</text>"
         for c, p, (a, b) in characters
     )

@@ -11,9 +11,9 @@ from typing import Any
 
 import jinja2
 
-from components.common.words import MOST_CHARACTERS, some_characters, visible
+from components.common.words import MOST_CHARACTERS, counted, some_characters, visible
 from components.evaluator.verdict import Verdict
-from components.report.numbers import bound_places, clock, percent, points, run_name, threshold
+from components.report.numbers import band, bound_places, clock, percent, points, run_name, threshold
 
 CONTENTS_FILE, PAGE_FILE, PREDICTIONS_FILE = "contents.json", "report.html", "predictions.csv"
 
@@ -30,8 +30,8 @@ def environment(*folders: str) -> jinja2.Environment:
         keep_trailing_newline=True,
     )  # fmt: skip
     made.filters.update(percent=percent, points=points, bound_places=bound_places, visible=visible, clock=clock,
-                        run_name=run_name, threshold=threshold, yaml=_yaml, small=_small, band=_band, code=_code,
-                        some_characters=some_characters, clusters=_clusters)  # fmt: skip
+                        run_name=run_name, threshold=threshold, yaml=_yaml, band=band, code=_code,
+                        some_characters=some_characters, clusters=_clusters, counted=counted)  # fmt: skip
     made.globals.update(range_=range, most_characters=MOST_CHARACTERS)
     return made
 
@@ -116,15 +116,6 @@ def page(
 def switched_off(contents: Mapping[str, Any]) -> list[str]:
     """Settings of the gate that are null, so that nothing was asked."""
     return [row["setting"] for row in contents["bounds"] if row["bound"] is None]
-
-
-def _band(value: str) -> str:
-    """A band of lengths such as "<=08" for people."""
-    return value.replace("<=0", "≤ ").replace("<=", "≤ ") if value.startswith("<=") else value
-
-
-def _small(svg: str) -> str:
-    return svg.replace('class="plot"', 'class="plot small"', 1)
 
 
 def _yaml(value: Any) -> str:

@@ -74,7 +74,9 @@ def _suggestions(contents: Mapping[str, Any]) -> Iterator[str]:
             f"train.epochs={more}."
         )
     elif 0 < epochs < _FEW_EPOCHS:
-        yield f"Train for longer than {counted(epochs, 'epoch')}. For example train.epochs={more}."
+        # The verdict advises a lower rate, too, where no epoch was better than the start.
+        first = ", before you lower train.learning_rate" if "base_kept" in kinds else ""
+        yield f"Train for longer than {counted(epochs, 'epoch')}{first}. For example train.epochs={more}."
     yield from _about_comparison(contents, made_worse=not collapsed and "base_kept" not in kinds)
     yield from _about_bounds(contents, collapsed)
     if labelled < _FEW_TRAINING_IMAGES and train["warm_start"]:

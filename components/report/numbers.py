@@ -58,6 +58,11 @@ def threshold(confidence: float) -> str:
     return shown.rstrip("0").rstrip(".") if "." in shown else shown
 
 
+def band(value: str) -> str:
+    """A band of lengths such as "<=08" for people; other values of a slice as they are."""
+    return value.replace("<=0", "≤ ").replace("<=", "≤ ") if value.startswith("<=") else value
+
+
 def clock(seconds: float | None) -> str:
     """A duration as people say it, such as 3 min 20 s; empty where it is unknown."""
     if seconds is None:

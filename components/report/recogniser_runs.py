@@ -13,7 +13,7 @@ from components.common.metrics import RANDOMISATIONS, PairedErrors
 from components.common.words import some_characters
 from components.report import analysis
 from components.report.html import PREDICTIONS_FILE
-from components.report.numbers import clock, percent, points
+from components.report.numbers import band, clock, percent, points
 from components.report.side_by_side import changes, heading, metrics_of, settings_that_differ, table
 
 if TYPE_CHECKING:
@@ -118,8 +118,10 @@ def verdict(tables: Sequence[pd.DataFrame], level: float) -> str:
         gain = (part["edits_b"] - part["edits_a"]).abs().sort_values(ascending=False, kind="stable")
         shown = part.loc[gain.index[:IMAGES_SHOWN]]
         if len(shown):
-            rows = [["image", "label", "A", "B"], *shown[["id", "text", "prediction_a", "prediction_b"]].values]
-            lines.append(f"\nRead {title} by B, most edits first\n" + table(rows))
+            lines.append(f"\nTranscribed {title} by B, most edits first")
+            # One below the other, so that the eye finds the difference, and a line of a page fits into a terminal.
+            for image, *texts in shown[["id", "text", "prediction_a", "prediction_b"]].values:
+                lines += [image, table([*zip(("  label", "  A", "  B"), texts, strict=True)])]
     return "\n".join(lines)
 
 
@@ -143,6 +145,6 @@ def _changed_slices(both: pd.DataFrame, level: float) -> list[list[str]]:
             if _paired(part).differs(asked):
                 edits = [int(part[column].sum()) for column in ("edits_a", "edits_b")]
                 rates = [percent(count / part["length_a"].sum()) for count in edits]
-                row = [f"{title} {value or 'unknown'}", f"{len(part)} images", rates[0], "->", rates[1]]
+                row = [f"{title} {band(value) or 'unknown'}", f"{len(part)} images", rates[0], "->", rates[1]]
                 found.append((abs(edits[0] - edits[1]), row))
     return [row for _, row in sorted(found, key=lambda item: -item[0])[:SLICES_SHOWN]]

@@ -240,7 +240,9 @@ def read_all(workspace: str, name: str, newest: int | None = None) -> list[RunSu
         if len(runs) == newest:
             break
     if not runs:
-        raise NothingRun(f"{workspace} holds no run of the pipeline {name} yet.")
+        others = sorted({context.name for context in store.get_contexts_by_type("pipeline")} - {name})
+        there = f", only of {', '.join(others)}: choose with --task, or the setting name" if others else " yet"
+        raise NothingRun(f"{workspace} holds no run of the pipeline {name}{there}.")
     return runs
 
 

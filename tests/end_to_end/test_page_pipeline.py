@@ -79,6 +79,9 @@ def test_from_pages_to_a_line_finder_in_service(folder, tmp_path, monkeypatch, c
     [report] = (workspace / "reports").iterdir()
     html = report.read_text(encoding="utf-8")
     assert "must not ship" in html and html.count("data:image/jpeg;base64,") == 1
+    # One page of an unknown document: no figure is certain, and report and card say so.
+    assert "Before you trust these figures" in html and "rest on 1 page only and have no intervals" in html
+    assert "6 pages of 6 name no document" in html and "\u2713" not in html and "&#10003;" not in html
 
     # Without these bounds the same network ships; what was computed is not computed again.
     code, outcome, err = run(*NO_BOUNDS)
@@ -106,6 +109,9 @@ def test_from_pages_to_a_line_finder_in_service(folder, tmp_path, monkeypatch, c
 
     card = (model_dir / f"{version.name}.model_card.md").read_text(encoding="utf-8")
     metrics = json.loads((model_dir / f"{version.name}.metrics.json").read_text(encoding="utf-8"))
+    assert "6 pages name none" in card and "of other documents" not in card and "divided by document" not in card
+    assert "The figures of the evaluation split rest on 1 page only" in card and "; 1 epoch of" in card
+    assert metrics["unnamed_documents"] == 6
     assert "4 pages to train on" in card and "| evaluation split | 1 | 4 |" in card
     assert metrics["blessed"] and metrics["metrics"]["cer_ratio"] == outcome["cer_ratio"]
 

@@ -93,3 +93,14 @@ def test_commands_that_take_long_say_so(tmp_path, capsys, monkeypatch, command, 
     }  # fmt: skip
     assert cli.main([command, *arguments[command]]) == cli.OK
     assert f"  {said} (0:00 elapsed)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_check_whose_output_has_another_encoding_is_written_to_its_end(tmp_path, encoding):
+    """What is redirected is UTF-8, as that of the client: nothing that was looked at is lost over a character."""
+    rows = [{"filename": f"{i}.png", "text": "\u0100bel" if i % 2 else "M\u00fcller"} for i in range(20)]
+    data, page = write_dataset(tmp_path / "names", rows), tmp_path / "check.html"
+    command = [sys.executable, "-m", "pipeline.cli", "check", "--data", str(data), "--html", str(page)]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0 and "\u0100" in done.stdout.decode(), done.stderr
+    assert page.exists()

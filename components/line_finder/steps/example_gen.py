@@ -137,6 +137,7 @@ def _counts(plan: PagePlan, rejected: list[RejectedPage]) -> dict[str, Any]:
         "accepted": {split: accepted[split] for split in SPLITS},
         "rejected": dict(collections.Counter(one.reason for one in rejected)),
         "notes": [*plan.notes],
+        "unnamed_documents": plan.unnamed,
     }
 
 

@@ -26,13 +26,14 @@ from components.common.artifacts import Report, write_text
 from components.common.settings import Section
 from components.common.words import counted
 from components.example_gen.quarantine import Quarantine, read_counts
-from components.line_finder.card import model_card
+from components.line_finder.card import FEW_PAGES, model_card
 from components.line_finder.data import LabelledPage
 from components.line_finder.examples import read_examples
 from components.line_finder.settings import LineFinderConfig, LineTrainingConfig
 from components.line_finder.training import FACTS_FILE
 from components.line_finder.verdict import PAGES_FILE, LineVerdict, read_verdict
 from components.report import figures
+from components.report.findings import Finding, Findings
 from components.report.html import PAGE_FILE, environment
 from components.report.numbers import run_name
 from components.report.settings import CardConfig
@@ -79,6 +80,7 @@ class Executor(base_executor.BaseExecutor):
         bounds = _bounds(verdict)
         html = environment(os.path.dirname(__file__)).get_template("report.html.j2").render(
             verdict=verdict, told=told, facts=facts, counts=counts, sections=sections, bounds=bounds,
+            findings=_findings(verdict, counts),
             curves=figures.learning_curves(facts["history"], facts["best_epoch"], "f1"),
             when=run_name((self._context.pipeline_run_id if self._context else None) or ""),
         )  # fmt: skip
@@ -123,11 +125,26 @@ def _points(course: Any) -> str:
 def _bounds(verdict: LineVerdict) -> list[dict[str, Any]]:
     """The bounds of the gate with what each of them asks, in words."""
     words = {
-        "line_gate.max_cer_ratio": "CER in the found lines by CER in the true ones",
+        "line_gate.max_cer_ratio": "CER in found lines ÷ CER in true ones",
         "line_gate.min_f1": "F1 of the lines",
         "line_gate.max_ratio_increase": f"increase of that ratio over {verdict.compared_with}",
     }
     return [{"what": words[row.setting], **asdict(row)} for row in verdict.bounds]
+
+
+def _findings(verdict: LineVerdict, counts: Mapping[str, Any]) -> list[Finding]:
+    """What a person should know before the figures."""
+    result = Findings()
+    if (pages := verdict.metrics["pages"]) < FEW_PAGES:
+        result.note(
+            "few_pages",
+            f"The figures rest on {counted(int(pages), 'page')} only and have no intervals: on other pages they may be "
+            "quite different, and a bound that is met here may be missed.",
+            "Label more pages.",
+        )
+    for note in counts["notes"]:
+        result.note("pages", note)
+    return result.sorted()
 
 
 def _metrics(
@@ -136,7 +153,8 @@ def _metrics(
     return {
         **verdict.as_dict(), **facts,
         "evaluation": {"evaluation split": verdict.metrics},
-        "accepted": counts["accepted"], "rejected": counts["rejected"], "config": sections,
+        "accepted": counts["accepted"], "rejected": counts["rejected"],
+        "unnamed_documents": counts["unnamed_documents"], "config": sections,
     }  # fmt: skip
 
 
@@ -147,7 +165,7 @@ def _card(
     splits = counts["accepted"]
     data = [
         f"Beside them {counted(splits['validation'], 'page')} for validation and "
-        f"{splits['eval']} for evaluation, of other documents."
+        f"{splits['eval']} for evaluation{'' if counts['unnamed_documents'] else ', of other documents'}."
     ]
     data += [f"Licence of the data: {card.data_licence}."] if card.data_licence else []
     data += [f"Contact: {card.contact}."] if card.contact else []

@@ -31,7 +31,7 @@ from components.transform.settings import TransformConfig
 from htr_client.cores import usable_cores
 
 FAINT = 24
-SHOWN = 12
+SHOWN, LISTED = 12, 2000  # of each kind, with their images and in all
 
 
 def check(
@@ -265,5 +265,5 @@ def as_page(contents: Mapping[str, Any]) -> str:
     made.filters["thumbnail"] = lambda path: figures.thumbnail_of(path, 420, 80)
     named = ", ".join(sorted({os.path.basename(os.path.dirname(path)) for path in contents["tables"]}))
     return made.get_template("check.html.j2").render(
-        c=contents, named=named, shown=SHOWN, training=training_in_words(contents["training"])
+        c=contents, named=named, shown=SHOWN, listed=LISTED, training=training_in_words(contents["training"])
     )

@@ -20,10 +20,8 @@ FEW = 50
 # Decimals of confidences in logs of earlier clients, and the share of others that may have as few, such as 0 and 1.
 _DECIMALS, _FEW_BY_CHANCE = 4, 0.1
 _NAMES = {
-    "width": "width", "height": "height", "text_length": "length of the text", "paper_level": "grey level of the paper",
-    "ink_level": "grey level of the ink", "ink_share": "share of dark pixels", "sharpness": "sharpness",
-    CONFIDENCE: "confidence", "characters": "characters", "new_characters": "labels with new characters",
-    "rejected": "rejected rows",
+    **thresholds.IN_WORDS, CONFIDENCE: "confidence", "characters": "characters",
+    "new_characters": "labels with new characters", "rejected": "rejected rows",
 }  # fmt: skip
 # What a measure that has fallen or risen usually means.
 _MEANING = {
@@ -214,5 +212,5 @@ def _rejected(before: Profile, after: Profile, threshold: float) -> Measure:
         for profile in (before, after)
     )
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(after.rejected.items(), key=lambda x: -x[1]))
-    return Measure("rejected", b - a, threshold, a, b, f"rejected rows: {a:.1%} -> {b:.1%}, allowed {threshold:.1%} "
-                   f"more{f' ({reasons})' if reasons else ''}")  # fmt: skip
+    return Measure("rejected", max(b - a, 0.0), threshold, a, b, f"rejected rows: {a:.1%} -> {b:.1%}, allowed "
+                   f"{threshold:.1%} more{f' ({reasons})' if reasons else ''}")  # fmt: skip

@@ -270,6 +270,21 @@ def test_the_card_tells_what_training_did():
     assert f"angle up to {STEEPEST / 2:g} degrees" in card and "; 2 epochs of 1 augmented windows" in card
 
 
+def test_the_card_claims_of_the_evaluation_pages_what_is_known_of_them():
+    metrics = {"parameters": 1, "pages": 40, "start": {"name": "a version"}, "best_epoch": 1}
+    metrics["history"] = [{"epoch": 1, "seconds": 60.0}]
+
+    def written(pages, **more):
+        scores = {"pages": pages, "lines": 90, "f1": 0.9, "precision": 0.9, "recall": 0.9}
+        return model_card(CONFIG, TRAIN, [], {**metrics, "evaluation": {"evaluation split": scores}, **more})
+
+    known, unknown = written(10, unnamed_documents=0), written(9, unnamed_documents=7)
+    assert "On pages of documents that training did not see:" in known and "divided by document" in known
+    assert "rest on" not in known and "7 pages name none" not in known
+    assert "may have seen others of the same documents, since 7 pages name none" in unknown
+    assert "divided by document" not in unknown and "rest on 9 pages only and have no intervals" in unknown
+
+
 @pytest.mark.skipif(not (packing.FOLDER / packing.PAGES).is_dir(), reason="no base line finder is shipped")
 def test_a_network_of_other_sizes_does_not_start_from_the_base_line_finder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -103,7 +103,8 @@ def test_a_base_that_stays_the_best_after_the_one_epoch_that_was_asked_for_asks_
     base = {"epoch": 0, "loss": None, "validation_cer": 0.03, "seconds": 0.0}
     settings = {**_with_epochs(asked), "training": {"base_validation_cer": 0.03, "best_epoch": 0}}
     (first, *others) = suggested(read(), history=[base, *LEARNT[:done]], settings=settings)
-    assert first.startswith(f"Train for longer than {done} epoch") == longer
+    before = f"Train for longer than {done} epoch, before you lower train.learning_rate."
+    assert first.startswith(before) == longer, "the verdict advises a lower rate"
     assert first.startswith("No epoch was better than the model") != longer
     assert not any("train.learning_rate" in step for step in others)
 

@@ -315,7 +315,7 @@ def test_among_a_thousand_writers_a_band_that_is_worse_has_changed():
     worse.loc[long, "prediction"] = worse.loc[long, "text"].str[:-2]
     worse = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
     changed = recogniser_runs.verdict([better, worse], 0.95).split("Slices that changed")[1].split("\n\n")[0]
-    assert "length of the text" in changed and "writer" not in changed
+    assert "length of the text (characters) \u2264 21" in changed and "writer" not in changed
 
 
 def test_runs_of_a_data_folder_that_was_renamed_are_compared():
@@ -334,3 +334,14 @@ def test_equal_rows_are_compared_once_each():
     worse = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
     text = recogniser_runs.verdict([better, worse], 0.95)
     assert "on the same 109 images" in text and "10 worse" in text
+
+
+def test_texts_of_two_runs_stand_below_each_other():
+    """A row with three texts of lines would be several times as wide as a terminal."""
+    better, worse = table(["a line of a letter"] * 60, rate=0.0), table(["a line of a letter"] * 60, rate=0.0)
+    worse.loc[7, "prediction"] = "a lime of a letter"
+    worse = analysis.count_edits(worse.drop(columns=list(analysis.COUNT_COLUMNS)), compared=False)
+    _, shown = recogniser_runs.verdict([better, worse], 0.95).split("Transcribed worse by B, most edits first\n")
+    assert shown.splitlines() == [
+        "data/7.png", "  label  a line of a letter", "  A      a line of a letter", "  B      a lime of a letter",
+    ]  # fmt: skip

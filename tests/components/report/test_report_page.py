@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.evaluator.verdict import Baseline
-from components.report import analysis, card, contents
+from components.report import analysis, card, contents, figures
 from components.report.html import page as write_page
 from components.report.numbers import percent
 from components.report.summary import RunSummary, Step
@@ -111,10 +111,10 @@ def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
         found["high"] < 0 and found["better"] > found["worse"] and (found["with"], found["without"]) == (0.0312, 0.0923)
     )
     for told in (
-        "4321 character n-grams",
+        "4,321 character n-grams of 2,000 labels and texts,",
         "3.12 %",
         "9.23 %",
-        f"{found['better']} images are transcribed better",
+        f"Images transcribed better: {found['better']}",
         "Weight 0.4",
     ):
         assert told in html, told
@@ -123,6 +123,8 @@ def test_page_and_card_tell_what_the_language_model_brings_and_gives_away():
         with_language_model({**FACTS, "trusts_base": True})
     )
     assert "with the version's language model" in text and "9.23 %" in text
+    assert "All figures of the evaluation images here are those with it" in html
+    assert "have a validation CER of the best path of 5.00 %" in html
     assert "a name that stands in several labels can be put together" in text and "`language.enabled=false`" in text
     assert json.loads(json.dumps(contents.metrics(built)))["language_model"]["weight"] == 0.4
 
@@ -361,6 +363,7 @@ def test_page_and_card_say_what_the_interval_is_over():
     assert made["writer_range"] == (0.0, 1.0)
     unnamed = predictions.assign(writer=predictions["writer"].replace("w3", ""))
     assert in_words(material(unnamed))["writer_range"] == (0.0, 0.0), "images without a writer are not those of one"
+    assert '<span class="bad" title="harder">&#9650; 100.00 %</span>' in write_page(made), "not by its colour alone"
     for text in (write_page(made), card.write(made)):
         assert "images of these 8 writers" in text and "ranges from 0.00 % to 100.00 %" in text
     assert "too few to say" in card.write(made)
@@ -439,8 +442,11 @@ def laid_out(page, width, folder):
           .map(e => e.outerHTML.slice(0, 80));
         const plots = [...page.querySelectorAll('svg.plot, svg.reading')].map(e => e.getBoundingClientRect())
           .filter(box => box.width < 100 || box.height < 40).length;
+        const cut = [...page.querySelectorAll('#slices .wide')].filter(e => e.scrollWidth > e.clientWidth + 1).length;
+        const scales = [...page.querySelectorAll('svg.plot')]
+          .map(e => e.getBoundingClientRect().width / e.viewBox.baseVal.width);
         const found = JSON.stringify({width: root.clientWidth, scroll: root.scrollWidth, height: root.scrollHeight,
-          broken, wide, plots});
+          broken, wide, plots, cut, scales});
         document.body.innerHTML = '<pre id=out></pre>';
         document.getElementById('out').textContent = found;
       };"""
@@ -459,13 +465,29 @@ def laid_out(page, width, folder):
     return json.loads(markup.unescape(found[1]))
 
 
-@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("width", [360, 800, 1100, 1300])
 def test_report_fits_a_phone_and_a_desk(page, width, tmp_path):
     measured = laid_out(page, width, tmp_path)
     assert measured["wide"] == []
     assert measured["scroll"] <= measured["width"] + 1, "the page scrolls sideways"
     assert (measured["broken"], measured["plots"]) == (0, 0)
     assert measured["height"] > 3000
+    assert measured["cut"] == 0, "a figure of a slice is out of sight, and nothing says so"
+    # Letters of 7 to 9 points, whatever the size of a chart.
+    assert len(measured["scales"]) == len(FIGURES) and 1 <= min(measured["scales"]) <= max(measured["scales"]) < 1.7
+
+
+def test_letters_of_a_label_are_readable_where_the_model_failed(page):
+    label, recognised = (re.findall(rf'<text class="{name}"[^>]*>', page) for name in "tp")
+    assert label and recognised and not any("opacity" in letter for letter in label)
+    opacities = [float(found[1]) for letter in recognised if (found := re.search(r"opacity:([\d.]+)", letter))]
+    assert len(opacities) == len(recognised) and min(opacities) >= 0.6
+
+
+def test_the_chart_of_one_epoch_has_one_epoch():
+    svg = figures.learning_curves([{"epoch": 1, "loss": 2.0, "validation_cer": 0.3, "seconds": 9.0}], 1)
+    ticks = re.findall(r">([\d.]+)</text>", svg)
+    assert ticks.count("1") == 2 and not any(0.5 < float(tick) < 1 for tick in ticks) and 'over 1 epoch"' in svg
 
 
 @pytest.mark.either_stack

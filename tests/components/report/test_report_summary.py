@@ -45,6 +45,12 @@ def test_a_run_is_found_by_the_name_that_is_shown_although_another_begins_with_i
         summary.read(str(tmp_path), "htr", "2026-05-04")
 
 
+def test_a_workspace_with_runs_of_another_pipeline_says_so(note, tmp_path, capsys):
+    note("2026-05-04")
+    assert cli.main(["runs", "--task", "pages", "--workspace", str(tmp_path)]) == cli.ERROR
+    assert "no run of the pipeline htr-lines, only of htr: choose with --task" in capsys.readouterr().err
+
+
 def test_no_time_is_told_of_a_run_that_has_not_ended(note, tmp_path):
     note("killed", mlmd.Execution.RUNNING)
     note("whole")

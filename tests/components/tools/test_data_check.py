@@ -112,7 +112,9 @@ def test_new_character_is_named(changed, capsys):
         return rows
 
     folder = changed(with_split)
-    out = looked(folder, capsys, "--set", "train.warm_start=none")
+    page = folder.with_name("check.html")
+    out = looked(folder, capsys, "--set", "train.warm_start=none", "--html", str(page))
+    assert ">Ł &times;2, none in training<" in page.read_text(encoding="utf-8"), "not by its colour alone"
     assert "Problem: Characters that occur outside the training split only" in out and "Ł (2)" in out
     assert "will hardly be learnt" in out
     out = looked(folder, capsys, "--set", "train.keep_characters=false")
@@ -149,6 +151,19 @@ def test_one_image_with_two_labels_is_named_and_shown(tmp_path, capsys):
     assert "Images with two labels: 1, for example 'word001' in row 3" in out and "'word002' in row 4" in out
     html = (tmp_path / "check.html").read_text(encoding="utf-8")
     assert "With different labels (1)" in html and "word001" in html and "data:image/jpeg;base64," in html
+
+
+def test_every_suspect_is_on_the_page(tmp_path, capsys):
+    rows = [{"filename": f"{i}.png", "text": "n/a" if i % 2 else f"word{i:03d}"} for i in range(60)]
+    folder = write_dataset(tmp_path / "data", rows)
+    for i in range(30, 60, 2):
+        (folder / f"{i}.png").write_bytes((folder / f"{i - 30}.png").read_bytes())
+    looked(folder, capsys, "--html", str(tmp_path / "check.html"))
+    html = (tmp_path / "check.html").read_text(encoding="utf-8")
+    titles = ("With different labels (15)", "3 more, without their images")
+    titles += ("Label odd by itself (30)", "18 more, without their images")
+    assert [*sorted(map(html.index, titles))] == [*map(html.index, titles)], "in this order"
+    assert set(map(int, re.findall(r"row (\d+)", html))) == set(range(2, 62))
 
 
 def test_different_images_are_not_called_the_same(clean, capsys):

@@ -146,6 +146,8 @@ def test_rejected_rows_are_named(halves, tmp_path, capsys):
     assert "rejected" not in found["drifted"]
     _, found = drift(after, first, capsys=capsys)
     assert "rejected" not in found["drifted"], "fewer are no harm"
+    (fewer,) = [measure for measure in found["measures"] if measure["name"] == "rejected"]
+    assert fewer["distance"] == 0 and fewer["before"] > fewer["after"]
 
 
 def test_logged_requests_are_skew_and_low_confidence_is_named(halves, tmp_path, capsys):
