@@ -326,6 +326,18 @@ def test_a_proxy_is_named_and_not_asked_for_this_machine(kind, server, closed, m
     assert "proxy" not in refusal(kind, away)
 
 
+def test_several_servers_are_reached_without_a_proxy(kind, server, closed, monkeypatch):
+    """gRPC would ask the proxy for one host of the name "A,B", which no_proxy cannot name."""
+    monkeypatch.setenv("http_proxy", f"http://{closed}")
+    for variable in ("no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    with kind([server.address, "192.0.2.1:8500"]) as client:
+        assert client.transcribe(png("here")).text == "here"
+    with kind(["192.0.2.1:8500", "192.0.2.2:8500"], timeout=60.0) as client, pytest.raises(ServerUnavailable) as error:
+        client.connect(1.0)
+    assert "proxy" not in str(error.value)
+
+
 def test_a_grpc_server_of_another_kind(kind):
     from concurrent import futures
 

@@ -11,7 +11,7 @@ from htr_client.answers import Headers
 from htr_client.errors import HtrError, ServerUnavailable, TimedOut
 from htr_client.network import connection
 from htr_client.network.addresses import SOON, Servers, hosts_of, read_addresses
-from htr_client.network.reach import explain, is_here
+from htr_client.network.reach import explain, without_proxy
 from htr_client.network.threads import begun
 from htr_client.tls import Tls
 
@@ -65,8 +65,7 @@ class Endpoint:
         """
         if self.tls is not None and self.tls.server_name is not None:
             options = [*options, ("grpc.ssl_target_name_override", self.tls.server_name)]
-        if self.hosts and all(is_here(host) for host, _ in self.hosts):
-            # gRPC alone among programs asks a proxy for this machine too.
+        if without_proxy(self.hosts):
             options = [*options, ("grpc.enable_http_proxy", 0)]
         if self.credentials is None:
             return api.insecure_channel(target, options, *more)
