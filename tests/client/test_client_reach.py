@@ -9,13 +9,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from unittest import mock
 
 import grpc
 import pytest
 
 from htr_client import HtrClient, Tls
 from htr_client.cli import main
-from htr_client.errors import AccessDenied, ServerUnavailable, TimedOut, UnexpectedAnswer
+from htr_client.errors import AccessDenied, HtrError, ServerUnavailable, TimedOut, UnexpectedAnswer
 from htr_client.network.addresses import hosts_of, read_addresses
 from htr_client.testing import FakeServer, png
 from tests.conftest import until
@@ -248,6 +249,38 @@ def test_calls_tell_trouble_with_encryption_apart_without_connect(kind, certific
     finally:
         for server in (secret, mutual, plain):
             server.stop()
+
+
+class _Failed(grpc.RpcError):
+    """What gRPC 1.48 tells of a handshake, whatever the reason."""
+
+    def code(self):
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self):
+        return "connections to all backends failing; last error: UNKNOWN: Ssl handshake failed"
+
+
+def test_a_handshake_of_which_older_grpc_tells_no_reason(server, certificates, monkeypatch):
+    """Waiting does not help, so that what tries again while an error is retryable would never end."""
+    key, certificate = ((certificates / name).read_bytes() for name in ("server.key", "server.pem"))
+    failing = mock.Mock(**{"unary_unary.return_value.side_effect": _Failed()})
+    monkeypatch.setattr(grpc, "secure_channel", lambda *arguments: failing)
+
+    def told(address, tls):
+        with HtrClient(address, tls=tls, timeout=60.0) as client, pytest.raises(HtrError) as error:
+            client.transcribe(png("a"))
+        assert error.value.code == "UNAVAILABLE"
+        return error.value
+
+    untrusted = Tls(server_name="htr.internal")
+    with FakeServer(credentials=grpc.ssl_server_credentials([(key, certificate)])) as secret:
+        denied = told(secret.address, untrusted)
+        assert isinstance(denied, AccessDenied) and "is not trusted" in str(denied)
+        trusted = Tls(certificates / "ca.pem", server_name="htr.internal")
+        assert told(secret.address, trusted).retryable  # it may have been cut off
+    plain = told(server.address, untrusted)
+    assert "does not encrypt" in str(plain) and not plain.retryable
 
 
 def test_calls_to_another_kind_of_server_say_so_without_connect(kind):

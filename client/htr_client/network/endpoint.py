@@ -100,19 +100,19 @@ class Endpoint:
         self.servers.failed(reached=False)
         return explain(self.hosts, self.tls)
 
-    def look_why(self, late: TimedOut) -> "Future[HtrError]":
-        """Begins to find out why there is no connection whose call has timed out, in a thread: names may take long.
+    def look_why(self, failure: HtrError) -> "Future[HtrError]":
+        """Begins to find out why a call has no connection, in a thread: names may take long.
 
         Args:
-            late: The error of the call.
+            failure: The error of the call, which does not tell.
 
         Returns:
-            What to raise: `late` where a server is there, or may be, and only takes its time.
+            What to raise: `failure` where a server is there, or may be, and only takes its time.
         """
 
         def look() -> HtrError:
-            reason = explain(self.hosts, self.tls, late)
-            if reason is not late:
+            reason = explain(self.hosts, self.tls, failure)
+            if reason is not failure:
                 reason.code = grpc.StatusCode.UNAVAILABLE.name
             return reason
 
@@ -148,10 +148,12 @@ class ChannelHolder:
     ) -> Generator[tuple["Future[HtrError]", float], None, HtrError]:
         """Yields what to wait for and how long; returns what to raise for a failed call.
 
-        The attempts to connect use up a short deadline, and gRPC then tells that it has passed, not why they failed.
+        The attempts to connect use up a short deadline, and gRPC then tells that it has passed, not why they failed. Of
+        a handshake older gRPC, as 1.48, tells only that it failed.
         """
         failure = self._endpoint.failure(error, seconds, headers)
-        if isinstance(failure, TimedOut) and not connected():
+        untold = (error.details() or "").endswith("handshake failed")
+        if untold or (isinstance(failure, TimedOut) and not connected()):
             self._endpoint.servers.failed(reached=False)
             looking = self._endpoint.look_why(failure)
             yield looking, min(seconds, _REASON_SECONDS)

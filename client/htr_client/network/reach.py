@@ -19,7 +19,7 @@ NOBODY = 'Start a server with `htr serve`, or name another: --server HOST:PORT, 
 CHECK = 'Check the address of the server (HtrClient("HOST:PORT"), --server HOST:PORT).'
 _REST = "If this is a model server's REST port (8501 by default), name its gRPC port (8500 by default)."
 _PLAIN = "Leave out https:// and the settings of TLS."
-# How gRPC and BoringSSL tell the reason, in versions of gRPC from 1.48 on.
+# How gRPC and BoringSSL tell the reason, in versions of gRPC from 1.48 on; that does not tell it of a handshake.
 _UNTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED(?:: ([^:\[{]+))?")
 _OTHER_NAME = re.compile(r"Hostname Verification|is not in peer certificate")
 _NOT_ENCRYPTED = re.compile(r"WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG|HTTP_REQUEST")
