@@ -34,6 +34,7 @@ class Endpoint:
 
         Raises:
             ValueError: When settings contradict each other, an address is not one, or a certificate or key is not PEM.
+            TypeError: When `target` is neither an address nor several.
             OSError: When a certificate or key cannot be read.
             MissingExtra: When opentelemetry is asked for and not installed.
         """
