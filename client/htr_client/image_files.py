@@ -32,7 +32,7 @@ _STRIP = 2**20  # pixels that become grey at a time, since what lies between tak
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An encoded image that has been read, with the path of its file, or None where it was given as bytes."""
+    """An encoded image that has been read, with its path or another name, or None where it has none."""
 
     data: bytes
     path: str | None
@@ -188,7 +188,7 @@ def read(image: Image) -> bytes:
         TypeError: When it is neither bytes nor a path.
     """
     if isinstance(image, ImageFile):
-        return image.data
+        image = image.data
     if isinstance(image, (bytes, bytearray, memoryview)):
         data = bytes(image)
     elif isinstance(image, (str, os.PathLike)):
@@ -223,7 +223,7 @@ def _unreadable(path: str, why: str) -> ImageError:
 
 
 def path_of(image: Image) -> str | None:
-    """The path of an image that is given by one."""
+    """The path of an image that is given by one, or its name."""
     if isinstance(image, ImageFile):
         return image.path
     return os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
