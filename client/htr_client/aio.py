@@ -15,6 +15,7 @@ from collections.abc import (
     Iterator,
 )
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -135,7 +136,7 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
             find_maps, lines = self._models_of_page(line_finder, timeout, None, wait)
             return find_page(image, find_maps, str(source or name_of(image)), self.max_pixels, lines.try_out)
 
-        return await _in_thread(find)
+        return await self._in_turn(find)
 
     async def transcribe_page(
         self,
@@ -151,7 +152,19 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
             find_maps, lines = self._models_of_page(line_finder, timeout, source or path_of(image), wait)
             return read_page(image, find_maps, lines, str(source or name_of(image)), self.max_pixels, lines.try_out)
 
-        return await _in_thread(read)
+        return await self._in_turn(read)
+
+    @cached_property
+    def _turns(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(self._in_flight)
+
+    async def _in_turn(self, work: Callable[[_Wait], Page]) -> Page:
+        """What work on a page returns, which takes a thread and, decoded, tens of megabytes: a few at a time."""
+        closed = self._closed
+        async with self._turns:
+            if self._closed != closed:
+                raise was_closed(self.server)
+            return await _in_thread(work)
 
     def _models_of_page(
         self, line_finder: str, timeout: float | None, source: str | None, wait: _Wait

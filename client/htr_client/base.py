@@ -96,7 +96,7 @@ class BaseClient(Generic[TransportT]):
                 the version that answers (None where it has none). By default a beam search with that language model, or
                 the best path where there is none.
             batch_size: Most images in one request of `transcribe_many`.
-            in_flight: Most requests of one `transcribe_many` at the same time.
+            in_flight: Most requests of one `transcribe_many` at the same time, and most pages of an `AsyncHtrClient`.
             patience: Seconds for which `transcribe_many` and pages go on trying while no request gets through.
             max_pixels: Images with more pixels are refused before they are decoded.
             max_message_bytes: Limit of a request and of an answer.

@@ -25,13 +25,14 @@ MAX_BYTES = 144 * 2**20
 TALL = 512
 _BACK = {6: 8, 8: 6}  # orientation that turns an image back; of others it is the same
 _FIRST_READ = 2**16
+_LONG = 255  # characters, more than which no name of a file has
 _RAISE = "raise the limit: max_pixels, in commands of htr --set data.max_megapixels"
 _STRIP = 2**20  # pixels that become grey at a time, since what lies between takes several times their bytes
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An encoded image that has been read, with the path of its file, or None where it was given as bytes."""
+    """An encoded image that has been read, with its path or another name, or None where it has none."""
 
     data: bytes
     path: str | None
@@ -187,7 +188,7 @@ def read(image: Image) -> bytes:
         TypeError: When it is neither bytes nor a path.
     """
     if isinstance(image, ImageFile):
-        return image.data
+        image = image.data
     if isinstance(image, (bytes, bytearray, memoryview)):
         data = bytes(image)
     elif isinstance(image, (str, os.PathLike)):
@@ -195,9 +196,9 @@ def read(image: Image) -> bytes:
             with open(image, "rb") as file:
                 data = read_file(file)
         except OSError as error:
-            raise ImageError("unreadable", f"Cannot read {os.fspath(image)!r}: {error.strerror}.") from None
+            raise _unreadable(os.fspath(image), str(error.strerror)) from None
         except ValueError as error:  # a NUL in the path
-            raise ImageError("unreadable", f"Cannot read {os.fspath(image)!r}: {error}.") from None
+            raise _unreadable(os.fspath(image), str(error)) from None
     else:
         unread = ", which cv2.imread returns for a file that it cannot read" if image is None else ""
         raise TypeError(f"an image is a path, bytes or a numpy array, not {type(image).__name__}{unread}")
@@ -210,8 +211,19 @@ def read(image: Image) -> bytes:
     return data
 
 
+def _unreadable(path: str, why: str) -> ImageError:
+    if len(path) <= _LONG:
+        return ImageError("unreadable", f"Cannot read {path!r}: {why}.")
+    ends = f"{path[:60]}...{path[-60:]}"  # all of an image in base64 would go into logs
+    return ImageError(
+        "unreadable",
+        f"Cannot read {ends!r} ({len(path):,} characters): {why}.",
+        advice="A str is the path of a file: if this is an image in base64, decode it and give the bytes.",
+    )
+
+
 def path_of(image: Image) -> str | None:
-    """The path of an image that is given by one."""
+    """The path of an image that is given by one, or its name."""
     if isinstance(image, ImageFile):
         return image.path
     return os.fspath(image) if isinstance(image, (str, os.PathLike)) else None

@@ -161,7 +161,8 @@ class RequestLog:
     def close(self) -> None:
         """Waits until everything is written; a later record begins new files.
 
-        Done at the end of the process too, unless a signal or `os._exit` ends it.
+        Done at the end of the process too, unless a signal or `os._exit` ends it. The handler of a signal must not call
+        this, since its thread may hold the lock that this waits for: let it call `sys.exit`.
         """
         if self._process != os.getpid():
             return  # forked, and has logged nothing: the records are the parent's, which may have held the lock

@@ -6,11 +6,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
+import numpy as np
 import pytest
 
 from htr_client import AsyncHtrClient, BestPath, HtrClient
 from htr_client.aio_transport import AsyncGrpcTransport
-from htr_client.errors import TimedOut
+from htr_client.errors import ServerUnavailable, TimedOut
 from htr_client.network.endpoint import Endpoint
 from htr_client.testing import png
 
@@ -191,3 +193,35 @@ def test_the_answer_to_a_batch_is_read_in_a_thread(server):
 
     assert asyncio.run(texts()) == ["a"] * 3
     assert threads and threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_pages_of_one_event_loop_are_decoded_a_few_at_a_time(server, tmp_path, closing):
+    """Others wait without a thread; they are under way all the same, so that closing the client ends them."""
+    page = np.full((700, 900), 240, np.uint8)
+    page[120:150, 100:500] = 30
+    cv2.imwrite(str(tmp_path / "a.png"), page)
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    class Slow:
+        def __fspath__(self):
+            begun.release()
+            go_on.wait(30)
+            return str(tmp_path / "a.png")
+
+    async def read():
+        async with AsyncHtrClient(server.address, in_flight=2) as client:
+            pages = asyncio.gather(*(client.transcribe_page(Slow()) for _ in range(5)), return_exceptions=True)
+            await asyncio.to_thread(lambda: [begun.acquire(timeout=10) for _ in range(2)])
+            threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("htr-page")]
+            if closing:
+                await client.close()
+            go_on.set()
+            return len(threads), await asyncio.wait_for(pages, 30)
+
+    threads, found = asyncio.run(read())
+    assert threads == 2
+    if closing:
+        assert [type(error) for error in found[2:]] == [ServerUnavailable] * 3
+    else:
+        assert [len(page.lines) for page in found] == [1] * 5

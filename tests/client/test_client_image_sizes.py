@@ -86,7 +86,8 @@ def test_too_many_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "MAX_BYTES", 1000)
     path = tmp_path / "large.png"
     path.write_bytes(bytes(5000))
-    assert reason(path) == "too_large"
+    for image in (path, bytes(5000), image_files.ImageFile(bytes(5000), "form 12")):
+        assert reason(image) == "too_large"
     with pytest.raises(ImageError, match="Save it with compression") as refused:
         image_files.load(path)
     assert "max_megapixels" not in str(refused.value), "it allows more pixels, and no more bytes"

@@ -1,5 +1,6 @@
 """Every kind of image, good and hostile, has a defined result."""
 
+import base64
 import io
 import os
 import pickle
@@ -87,6 +88,17 @@ def test_paths_and_kinds_of_bytes(tmp_path):
         image_files.load(12)
     with pytest.raises(TypeError, match=r"not NoneType, which cv2\.imread returns"):
         image_files.load(None)
+
+
+@pytest.mark.parametrize("begin", ["", "data:image/png;base64,", "/"])
+def test_base64_in_place_of_its_bytes_is_told_without_all_of_it(begin):
+    """Messages go into answers and logs, and handwriting is personal."""
+    for size in (64, 3_000, 300_000):
+        text = begin + base64.b64encode(bytes(range(64)) + bytes(size)).decode()
+        with pytest.raises(ImageError) as error:
+            image_files.load(text)
+        assert error.value.reason == "unreadable" and len(str(error.value)) < 400
+        assert ("base64, decode it" in str(error.value)) == (size > 64)
 
 
 # What it does not read becomes an upright grey PNG.

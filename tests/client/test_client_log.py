@@ -4,7 +4,10 @@ import asyncio
 import csv
 import multiprocessing
 import resource
+import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -272,6 +275,32 @@ def test_processes_of_multiprocessing_lose_nothing_at_their_end(tmp_path):
     )
     close(log)
     assert len(rows(tmp_path)) == 101
+
+
+HANDLER = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))"
+ENDLESS = f"""
+import signal, sys
+from htr_client import RequestLog
+
+log = RequestLog(sys.argv[1], rate=0.05)
+{HANDLER}
+print("begun", flush=True)
+while True:
+    log.offer(b"PNG", "a", 0.5, "htr", 1)
+"""
+
+
+def test_a_signal_that_ends_the_program_as_the_readme_says_loses_nothing(tmp_path):
+    """Whatever the thread of the handler is doing."""
+    assert f"`{HANDLER}`" in (Path(__file__).parents[2] / "client" / "README.md").read_text("utf-8")
+    for number in range(2):
+        folder = tmp_path / str(number)
+        with subprocess.Popen([sys.executable, "-c", ENDLESS, folder], stdout=subprocess.PIPE) as loop:
+            assert loop.stdout.readline() == b"begun\n"
+            time.sleep(0.1 + 0.05 * number)
+            loop.send_signal(signal.SIGTERM)
+            assert loop.wait(60) == 143
+        assert len(rows(folder)) == len(list(folder.glob("images/*"))) > 0
 
 
 def test_a_log_can_be_deleted_by_its_age(tmp_path, monkeypatch):

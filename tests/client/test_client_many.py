@@ -22,7 +22,7 @@ from htr_client.errors import (
     ServerUnavailable,
     TimedOut,
 )
-from htr_client.image_files import PackedImage
+from htr_client.image_files import ImageFile, PackedImage
 from htr_client.network.retries import Outage, pause
 from htr_client.results import Timings, Transcription
 from htr_client.suspicion import look
@@ -68,6 +68,11 @@ def test_only_bad_images(client, server):
     assert [result.error.reason for result in results] == ["empty", "not_an_image"]
     assert [(result.text, result.confidence, result.ok) for result in results] == [("", 0.0, False)] * 2
     assert server.model.metadata == []
+
+
+def test_bytes_may_have_a_name(client):
+    results = list(client.transcribe_many([ImageFile(png("a"), "form 12"), ImageFile(b"x", "form 13"), png("b")]))
+    assert [(result.source, result.text) for result in results] == [("form 12", "a"), ("form 13", ""), (None, "b")]
 
 
 def test_one_poisoned_image_spoils_nothing(client, server):

@@ -9,13 +9,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from unittest import mock
 
 import grpc
 import pytest
 
 from htr_client import HtrClient, Tls
 from htr_client.cli import main
-from htr_client.errors import AccessDenied, ServerUnavailable, TimedOut, UnexpectedAnswer
+from htr_client.errors import AccessDenied, HtrError, ServerUnavailable, TimedOut, UnexpectedAnswer
 from htr_client.network.addresses import hosts_of, read_addresses
 from htr_client.testing import FakeServer, png
 from tests.conftest import until
@@ -250,6 +251,38 @@ def test_calls_tell_trouble_with_encryption_apart_without_connect(kind, certific
             server.stop()
 
 
+class _Failed(grpc.RpcError):
+    """What gRPC 1.48 tells of a handshake, whatever the reason."""
+
+    def code(self):
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self):
+        return "connections to all backends failing; last error: UNKNOWN: Ssl handshake failed"
+
+
+def test_a_handshake_of_which_older_grpc_tells_no_reason(server, certificates, monkeypatch):
+    """Waiting does not help, so that what tries again while an error is retryable would never end."""
+    key, certificate = ((certificates / name).read_bytes() for name in ("server.key", "server.pem"))
+    failing = mock.Mock(**{"unary_unary.return_value.side_effect": _Failed()})
+    monkeypatch.setattr(grpc, "secure_channel", lambda *arguments: failing)
+
+    def told(address, tls):
+        with HtrClient(address, tls=tls, timeout=60.0) as client, pytest.raises(HtrError) as error:
+            client.transcribe(png("a"))
+        assert error.value.code == "UNAVAILABLE"
+        return error.value
+
+    untrusted = Tls(server_name="htr.internal")
+    with FakeServer(credentials=grpc.ssl_server_credentials([(key, certificate)])) as secret:
+        denied = told(secret.address, untrusted)
+        assert isinstance(denied, AccessDenied) and "is not trusted" in str(denied)
+        trusted = Tls(certificates / "ca.pem", server_name="htr.internal")
+        assert told(secret.address, trusted).retryable  # it may have been cut off
+    plain = told(server.address, untrusted)
+    assert "does not encrypt" in str(plain) and not plain.retryable
+
+
 def test_calls_to_another_kind_of_server_say_so_without_connect(kind):
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
@@ -324,6 +357,18 @@ def test_a_proxy_is_named_and_not_asked_for_this_machine(kind, server, closed, m
     assert calling.startswith(f"Nobody answers at {away}.") and calling.endswith(advice)
     monkeypatch.setenv("no_proxy", "example.org, 192.0.2.1")
     assert "proxy" not in refusal(kind, away)
+
+
+def test_several_servers_are_reached_without_a_proxy(kind, server, closed, monkeypatch):
+    """gRPC would ask the proxy for one host of the name "A,B", which no_proxy cannot name."""
+    monkeypatch.setenv("http_proxy", f"http://{closed}")
+    for variable in ("no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    with kind([server.address, "192.0.2.1:8500"]) as client:
+        assert client.transcribe(png("here")).text == "here"
+    with kind(["192.0.2.1:8500", "192.0.2.2:8500"], timeout=60.0) as client, pytest.raises(ServerUnavailable) as error:
+        client.connect(1.0)
+    assert "proxy" not in str(error.value)
 
 
 def test_a_grpc_server_of_another_kind(kind):

@@ -115,6 +115,12 @@ def test_impossible_settings_are_refused_by_the_constructor(kind, server, settin
     assert "s3cret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("target", [None, 8500, b"localhost:8500", [None], ["localhost:8500", None]])
+def test_what_is_no_target_is_refused_by_the_constructor(kind, target):
+    with pytest.raises(TypeError, match=r"an address is a str, .*, not a (NoneType|int|bytes): .* environment"):
+        kind(target)
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_weights_that_are_no_numbers(number):
     model = CharacterModel(["a"])

@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 
 from htr_client.errors import ServerUnavailable
@@ -35,7 +35,15 @@ def read_addresses(target: str | Sequence[str]) -> tuple[list[str], bool | None]
 
     Raises:
         ValueError: When there is no address, a scheme is unknown, or an address is not host:port.
+        TypeError: When it is not addresses at all.
     """
+    several = isinstance(target, Collection) and not isinstance(target, (str, bytes))
+    for given in target if several else [target]:
+        if not isinstance(given, str):  # without it: a password may stand in it
+            raise TypeError(
+                f"an address is a str, such as 'localhost:8500', not a {type(given).__name__}: "
+                "see whether a variable of the environment is not set"
+            )
     if isinstance(target, str):
         target = [target] if _GRPC_SCHEME.match(target) else target.split(",")
     if len(target) == 1 and _GRPC_SCHEME.match(target[0]):

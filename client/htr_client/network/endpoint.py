@@ -11,7 +11,7 @@ from htr_client.answers import Headers
 from htr_client.errors import HtrError, ServerUnavailable, TimedOut
 from htr_client.network import connection
 from htr_client.network.addresses import SOON, Servers, hosts_of, read_addresses
-from htr_client.network.reach import explain, is_here
+from htr_client.network.reach import explain, without_proxy
 from htr_client.network.threads import begun
 from htr_client.tls import Tls
 
@@ -34,6 +34,7 @@ class Endpoint:
 
         Raises:
             ValueError: When settings contradict each other, an address is not one, or a certificate or key is not PEM.
+            TypeError: When `target` is neither an address nor several.
             OSError: When a certificate or key cannot be read.
             MissingExtra: When opentelemetry is asked for and not installed.
         """
@@ -65,8 +66,7 @@ class Endpoint:
         """
         if self.tls is not None and self.tls.server_name is not None:
             options = [*options, ("grpc.ssl_target_name_override", self.tls.server_name)]
-        if self.hosts and all(is_here(host) for host, _ in self.hosts):
-            # gRPC alone among programs asks a proxy for this machine too.
+        if without_proxy(self.hosts):
             options = [*options, ("grpc.enable_http_proxy", 0)]
         if self.credentials is None:
             return api.insecure_channel(target, options, *more)
@@ -101,19 +101,19 @@ class Endpoint:
         self.servers.failed(reached=False)
         return explain(self.hosts, self.tls)
 
-    def look_why(self, late: TimedOut) -> "Future[HtrError]":
-        """Begins to find out why there is no connection whose call has timed out, in a thread: names may take long.
+    def look_why(self, failure: HtrError) -> "Future[HtrError]":
+        """Begins to find out why a call has no connection, in a thread: names may take long.
 
         Args:
-            late: The error of the call.
+            failure: The error of the call, which does not tell.
 
         Returns:
-            What to raise: `late` where a server is there, or may be, and only takes its time.
+            What to raise: `failure` where a server is there, or may be, and only takes its time.
         """
 
         def look() -> HtrError:
-            reason = explain(self.hosts, self.tls, late)
-            if reason is not late:
+            reason = explain(self.hosts, self.tls, failure)
+            if reason is not failure:
                 reason.code = grpc.StatusCode.UNAVAILABLE.name
             return reason
 
@@ -149,10 +149,12 @@ class ChannelHolder:
     ) -> Generator[tuple["Future[HtrError]", float], None, HtrError]:
         """Yields what to wait for and how long; returns what to raise for a failed call.
 
-        The attempts to connect use up a short deadline, and gRPC then tells that it has passed, not why they failed.
+        The attempts to connect use up a short deadline, and gRPC then tells that it has passed, not why they failed. Of
+        a handshake older gRPC, as 1.48, tells only that it failed.
         """
         failure = self._endpoint.failure(error, seconds, headers)
-        if isinstance(failure, TimedOut) and not connected():
+        untold = (error.details() or "").endswith("handshake failed")
+        if untold or (isinstance(failure, TimedOut) and not connected()):
             self._endpoint.servers.failed(reached=False)
             looking = self._endpoint.look_why(failure)
             yield looking, min(seconds, _REASON_SECONDS)

@@ -19,7 +19,7 @@ NOBODY = 'Start a server with `htr serve`, or name another: --server HOST:PORT, 
 CHECK = 'Check the address of the server (HtrClient("HOST:PORT"), --server HOST:PORT).'
 _REST = "If this is a model server's REST port (8501 by default), name its gRPC port (8500 by default)."
 _PLAIN = "Leave out https:// and the settings of TLS."
-# How gRPC and BoringSSL tell the reason, in versions of gRPC from 1.48 on.
+# How gRPC and BoringSSL tell the reason, in versions of gRPC from 1.48 on; that does not tell it of a handshake.
 _UNTRUSTED = re.compile(r"CERTIFICATE_VERIFY_FAILED(?:: ([^:\[{]+))?")
 _OTHER_NAME = re.compile(r"Hostname Verification|is not in peer certificate")
 _NOT_ENCRYPTED = re.compile(r"WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG|HTTP_REQUEST")
@@ -78,6 +78,18 @@ def why_no_connection(details: str, where: str, encrypted: bool, code: str) -> H
     return ServerUnavailable(f"Nobody answers at {where}.", advice=NOBODY, code=code)
 
 
+def without_proxy(addresses: Sequence[tuple[str, int]]) -> bool:
+    """Whether servers are to be reached without a proxy, whatever the environment says.
+
+    gRPC alone among programs asks a proxy for this machine too. And it takes the list of several servers for the name
+    of one, which it asks the proxy for, and looks for in no_proxy.
+
+    Args:
+        addresses: As for `explain`.
+    """
+    return len(addresses) > 1 or any(is_here(host) for host, _ in addresses)
+
+
 def is_here(host: str) -> bool:
     """Whether a host is this machine, by name or by a loopback address."""
     if host.lower() == "localhost":
@@ -95,14 +107,16 @@ def with_proxy(error: HtrError, addresses: Sequence[tuple[str, int]]) -> HtrErro
         error: The error.
         addresses: As for `explain`.
     """
+    if without_proxy(addresses):
+        return error
     variable = next((name for name in _PROXIES if os.environ.get(name)), None)
     direct = next((value for name in _NO_PROXIES if (value := os.environ.get(name))), "")
     ends = tuple(end.strip().lower() for end in direct.split(",") if end.strip())
-    elsewhere = [host for host, _ in addresses if not is_here(host) and not host.lower().endswith(ends)]
-    if variable is not None and elsewhere:
+    indirect = [host for host, _ in addresses if not host.lower().endswith(ends)]
+    if variable is not None and indirect:
         error.advice = (
             f"{error.advice} The connection goes through the proxy of the environment variable {variable}: where the "
-            f"server is to be reached without it, add {elsewhere[0]} to no_proxy."
+            f"server is to be reached without it, add {indirect[0]} to no_proxy."
         )
     return error
 
