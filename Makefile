@@ -66,7 +66,6 @@ DATA ?= demo/data
 WORKSPACE ?= demo/workspace
 MODELS = $(WORKSPACE)/serving_model/htr
 
-bench: export TF_CPP_MIN_LOG_LEVEL := 3
 bench: export PYTHONWARNINGS := ignore
 bench: setup  ## the benchmarks, on the demo's data and model or on DATA=... WORKSPACE=...; half an hour, alone on the machine
 	@test -d "$(MODELS)" || { [ "$(WORKSPACE)" = demo/workspace ] && $(MAKE) demo; } || \

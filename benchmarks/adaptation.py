@@ -9,7 +9,6 @@ the writers who are not evaluated, as `htr label` does, and a second training le
 """
 
 import argparse
-import os
 import random
 import tempfile
 from collections import defaultdict
@@ -190,5 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     main()

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
+import runpy
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import grpc
@@ -17,6 +20,19 @@ from htr_client.testing import FakeServer, png
 from tests.conftest import write_dataset
 
 ANSWER_SECONDS = 0.01
+COMMANDS = [path.stem for path in Path(plain.__file__).parent.glob("*.py") if "__main__" in path.read_text()]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_benchmark_says_what_it_takes_and_sets_no_threads_for_its_children(name, monkeypatch, capsys):
+    """A run that is measured has the threads that it has without the benchmark."""
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    monkeypatch.delitem(sys.modules, f"benchmarks.{name}", raising=False)
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    assert ended.value.code == 0 and "usage:" in capsys.readouterr().out
+    assert "TF_NUM_INTRAOP_THREADS" not in os.environ
 
 
 @pytest.fixture
