@@ -14,7 +14,8 @@ import grpc
 import numpy as np
 import pytest
 
-from benchmarks import decoders, plain, serving
+from benchmarks import adaptation, decoders, export, plain, serving
+from components.example_gen.dataset import Sample
 from htr_client.decoding import BestPath
 from htr_client.testing import FakeServer, png
 from tests.conftest import write_dataset
@@ -90,6 +91,37 @@ def test_an_image_on_which_nothing_is_written_has_no_place_in_the_record():
     texts = [BestPath().decode(recorder.rows[int(place)][None], np.array([len(recorder.rows[int(place)])]),
                                recorder.alphabet)[0].text for place in (places[0], places[3])]  # fmt: skip
     assert texts == ["abc", "hello"]
+
+
+@pytest.mark.parametrize("sizes", [[500, 500, 500], [290, 5, 5], [100] * 8, [40] * 30])
+def test_as_many_images_are_drawn_as_the_row_says(sizes):
+    samples = [
+        Sample(f"{writer}/{number}", "", b"", "text", str(writer), "train", 9, 9, (9, 9), {}, "", False)
+        for writer, size in enumerate(sizes) for number in range(size)
+    ]  # fmt: skip
+    splits = adaptation.draw(samples, 300, 1)
+    assert {split: len(drawn) for split, drawn in splits.items()} == {"train": 270, "validation": 30}
+    drawn = splits["train"] + splits["validation"]
+    assert len({sample.id for sample in drawn}) == 300
+    assert len({sample.writer for sample in drawn}) == min(len(sizes), 12)
+    with pytest.raises(SystemExit, match=f"There are {len(samples)} images to draw from, fewer than 2000"):
+        adaptation.draw(samples, 2000, 1)
+
+
+def test_two_versions_that_cost_the_same_have_a_ratio_of_one(monkeypatch):
+    """TensorFlow prepares for a new width once a process, whichever version meets it."""
+    known = set()
+
+    def answers(model, signature, images):
+        end = time.process_time() + (0.002 if images[0] in known else 0.006)
+        known.add(images[0])
+        while time.process_time() < end:
+            pass
+
+    monkeypatch.setattr(export, "answers", answers)
+    images = [bytes([number]) for number in range(41)]
+    ratio = float(export.compare_time([None, None], images, 1, 5).split("|")[4])
+    assert 0.8 < ratio < 1.25
 
 
 @pytest.mark.slow
