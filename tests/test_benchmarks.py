@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import runpy
+import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +14,13 @@ import cv2
 import grpc
 import numpy as np
 import pytest
+from tfx.types import standard_artifacts
 
-from benchmarks import adaptation, decoders, export, plain, serving
+from benchmarks import adaptation, beam, decoders, export, language, plain, serving
+from components.base_model import packing
 from components.example_gen.dataset import Sample
+from components.language.component import Executor
+from components.language.settings import LanguageConfig
 from htr_client.decoding import BestPath
 from htr_client.testing import FakeServer, png
 from tests.conftest import write_dataset
@@ -122,6 +127,35 @@ def test_two_versions_that_cost_the_same_have_a_ratio_of_one(monkeypatch):
     images = [bytes([number]) for number in range(41)]
     ratio = float(export.compare_time([None, None], images, 1, 5).split("|")[4])
     assert 0.8 < ratio < 1.25
+
+
+@pytest.mark.slow
+def test_the_language_model_that_is_measured_is_that_of_the_run(tmp_path, sample_data, monkeypatch, capsys):
+    monkeypatch.setattr(packing, "texts", lambda preset: ["the base's own names"] * 20)
+    config, pipeline = LanguageConfig(order=5, least_labels=1), tmp_path / "pipeline"
+    examples, trained, model = (kind() for kind in (standard_artifacts.Examples, *2 * [standard_artifacts.Model]))
+    examples.uri = str(pipeline / "HandwritingExampleGen/examples/1")
+    trained.uri, model.uri = str(pipeline / "Trainer/model/1"), str(tmp_path / "model")
+    beam.example_gen(sample_data, tmp_path, [])
+    shutil.copytree(tmp_path / "examples", examples.uri)
+    shutil.copytree(packing.unpack("word"), pipeline / "Trainer/model/1/Format-Serving")
+    told = pipeline / "Trainer/model/1/Format-Serving/assets.extra/htr.json"
+    told.write_text(json.dumps({**json.loads(told.read_text()), "start": {"root_base": "word"}}))
+    (pipeline / "RunReport/report/1").mkdir(parents=True)
+    (pipeline / "RunReport/report/1/metrics.json").write_text(json.dumps({"config": {"language": config.model_dump()}}))
+    Executor().Do(
+        {"examples": [examples], "trained_model": [trained]}, {"model": [model]}, {"config": config.model_dump_json()}
+    )
+    facts = json.loads((tmp_path / "model/Format-Serving/assets.extra/htr.json").read_text())["language_model"]
+    assert facts["base_texts"] and facts["weight"]
+    monkeypatch.setattr(sys, "argv", ["language", "--workspace", str(tmp_path)])
+    language.main()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    (row,) = (row for row in rows if row[:2] == ["5", "1"])
+    numbers = [f"{facts['ngrams']}", f"{facts['bytes'] / 1000:.0f}", f"{facts['weight']:g}"]
+    assert row[2:6] == [*numbers, f"{facts['validation_cer']:.4f}"]
+    (cer,) = (row[1] for row in rows if row[:1] == ["the run's"])
+    assert row[6] == cer
 
 
 @pytest.mark.slow
