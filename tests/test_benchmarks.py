@@ -129,6 +129,19 @@ def test_two_versions_that_cost_the_same_have_a_ratio_of_one(monkeypatch):
     assert 0.8 < ratio < 1.25
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_have_the_threads_that_htr_transcribe_gives_them(workers, sample_data, monkeypatch):
+    seen = set()
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "")  # what it was before comes back
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+    monkeypatch.setattr(beam, "usable_cores", lambda: 8)
+    monkeypatch.setattr(beam, "transcribe", lambda *_: seen.add(os.environ["TF_NUM_INTRAOP_THREADS"]))
+    options = ["--data", str(sample_data), "--model", packing.unpack("word"), "--workers", str(workers)]
+    monkeypatch.setattr(sys, "argv", ["beam", *options, "--steps", "transcribe", "--images", "40"])
+    beam.main()
+    assert seen == {str(8 // workers)}
+
+
 @pytest.mark.slow
 def test_the_language_model_that_is_measured_is_that_of_the_run(tmp_path, sample_data, monkeypatch, capsys):
     monkeypatch.setattr(packing, "texts", lambda preset: ["the base's own names"] * 20)
