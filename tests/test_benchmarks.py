@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from tfx.types import standard_artifacts
 
-from benchmarks import adaptation, beam, decoders, export, language, plain, serving
+from benchmarks import adaptation, beam, decoders, export, language, line_finder, plain, serving
 from components.base_model import packing
 from components.example_gen.dataset import Sample
 from components.language.component import Executor
 from components.language.settings import LanguageConfig
+from components.line_finder.data import LabelledPage
 from htr_client.decoding import BestPath
 from htr_client.testing import FakeServer, png
 from tests.conftest import write_dataset
@@ -127,6 +128,12 @@ def test_two_versions_that_cost_the_same_have_a_ratio_of_one(monkeypatch):
     images = [bytes([number]) for number in range(41)]
     ratio = float(export.compare_time([None, None], images, 1, 5).split("|")[4])
     assert 0.8 < ratio < 1.25
+
+
+def test_what_finding_lines_takes_is_not_what_scoring_takes(monkeypatch):
+    pages = [LabelledPage("", "", np.zeros((8, 8), np.uint8), ())]
+    monkeypatch.setattr(line_finder, "score_pages", lambda pairs: (list(pairs), time.sleep(0.5)))
+    assert line_finder.timed(pages, lambda grey: ())[1] < 0.4
 
 
 @pytest.mark.parametrize("workers", [1, 2])
