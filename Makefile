@@ -54,26 +54,26 @@ audit: setup  ## known vulnerabilities of the locked packages; asks pypi.org, so
 	  || { echo "Vulnerabilities outside of requirements/audit-exceptions.txt, or packages that pypi.org was not reached for: see above." >&2; exit 1; }
 
 base-model: setup  ## the models that are shipped, trained anew; hours on two cores, goes on where it was stopped; SETS=... holds the real sets
-	@$(PYTHON) -m pipeline.recipes.base_model --data $(SETS)
+	@$(PYTHON) -m pipeline.recipes.base_model --data "$(or $(SETS),$(error SETS=... names the folder of the real sets))"
 
 base-graphs: setup  ## the models that are shipped, exported anew by today's code; trains nothing
 	@$(PYTHON) -m pipeline.recipes.base_graphs
 
 base-line-finder: setup  ## the line finder that is shipped, trained anew; two hours on two cores, goes on where it was stopped; SETS=... as above
-	@$(PYTHON) -m pipeline.recipes.base_line_finder --data $(SETS)
+	@$(PYTHON) -m pipeline.recipes.base_line_finder --data "$(or $(SETS),$(error SETS=... names the folder of the real sets))"
 
 DATA ?= demo/data
 WORKSPACE ?= demo/workspace
 MODELS = $(WORKSPACE)/serving_model/htr
 
-bench: export TF_CPP_MIN_LOG_LEVEL := 3
 bench: export PYTHONWARNINGS := ignore
 bench: setup  ## the benchmarks, on the demo's data and model or on DATA=... WORKSPACE=...; half an hour, alone on the machine
 	@test -d "$(MODELS)" || { [ "$(WORKSPACE)" = demo/workspace ] && $(MAKE) demo; } || \
 	  { echo "There is no pushed version in $(MODELS)." >&2; exit 1; }
 	$(PYTHON) -m benchmarks.pipeline --data "$(DATA)" --model "$(MODELS)"
 	$(PYTHON) -m benchmarks.training --data "$(DATA)" --preset word
-	$(PYTHON) -m benchmarks.beam --data "$(DATA)" --model "$$(ls -d "$(MODELS)"/[0-9]*[0-9] | tail -n 1)"
+	for workers in 1 2; do $(PYTHON) -m benchmarks.beam --data "$(DATA)" --workers $$workers \
+	  --model "$(MODELS)/$$(ls "$(MODELS)" | grep -x '[0-9]*' | sort -n | tail -n 1)" || exit 1; done
 	$(PYTHON) -m benchmarks.evaluation --workspace "$(WORKSPACE)"
 	$(PYTHON) -m benchmarks.client --spawn "$(MODELS)" --images "$(DATA)/images"
 	$(PYTHON) -m benchmarks.serving --spawn="$(MODELS)" --floor=1 --closed=1

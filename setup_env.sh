@@ -170,7 +170,8 @@ echo "Setting up .venv with the $stack stack ($why): $("$python" --version)," \
     "$(sed -n 's/^\(tfx\)==/TFX /p; s/^\(tensorflow\)==/TensorFlow /p' "requirements/$stack.txt" | sort | paste -s -d ' ')" \
     "($([ $cuda = yes ] && echo "about 8 GB" || echo "about 4 GB"); a minute or two the first time)" >&2
 echo "CUDA's libraries for a GPU: $cuda ($cuda_why). htr doctor says more." >&2
-{ [ "${installed_in:-$place}" = "$place" ] \
+# Where venv was interrupted there is a Python without pip.
+{ [ "${installed_in:-$place}" = "$place" ] && .venv/bin/python -m pip --version >/dev/null 2>&1 \
     && [ "$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = "$version" ]; } \
     || "$python" -m venv --clear .venv
 printf '%s\n' "$stack $wish unfinished" "$place" > "$stamp"

@@ -10,7 +10,6 @@ trains; what a run adds around that is measured elsewhere.
 """
 
 import argparse
-import os
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -195,5 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     main()

@@ -1,15 +1,15 @@
 """What some labelled images of other writers bring: adapts the base model to them, and trains on them from nothing.
 
-Images are drawn writer by writer, one tenth of them for validation; the CER is that of writers of whom none was drawn:
-best path, with a language model of the labels, and with one that also knows the texts of the base model, as `htr run`
-learns it. With 0 images the base model transcribes them as it is. With --unlabelled the adapted model labels others of
-the writers who are not evaluated, as `htr label` does, and a second training learns from these too.
+Images are drawn writer by writer, a dozen of these, one tenth of the images for validation; the CER is that of writers
+of whom none was drawn: best path, with a language model of the labels, and with one that also knows the texts of the
+base model, as `htr run` learns it. With 0 images the base model transcribes them as it is, best path alone. With
+--unlabelled the adapted model labels others of the writers who are not evaluated, as `htr label` does, and a second
+training learns from these too.
 
     python -m benchmarks.adaptation --data FOLDER --preset line --images 0 50 100 300 700 --seeds 1
 """
 
 import argparse
-import os
 import random
 import tempfile
 from collections import defaultdict
@@ -40,7 +40,9 @@ from pipeline.config import Config
 
 
 def draw(samples: Sequence[Sample], count: int, seed: int) -> dict[str, list[Sample]]:
-    """Images of as few writers as have so many, divided into `train` and `validation`; `images` of each writer."""
+    """Images of a dozen writers, of more or all of some where these have too few, as `train` and `validation`."""
+    if count > len(samples):
+        raise SystemExit(f"There are {len(samples)} images to draw from, fewer than {count}.")
     by_writer = defaultdict(list)
     for sample in samples:
         by_writer[sample.writer].append(sample)
@@ -52,8 +54,8 @@ def draw(samples: Sequence[Sample], count: int, seed: int) -> dict[str, list[Sam
     drawn: list[Sample] = []
     for writer in writers:
         drawn += chance.sample(by_writer[writer], min(most, len(by_writer[writer]), count - len(drawn)))
-        if len(drawn) == count:
-            break
+    taken = {sample.id for sample in drawn}
+    drawn += chance.sample([sample for sample in samples if sample.id not in taken], count - len(drawn))
     chance.shuffle(drawn)
     held = max(count // 10, 5)
     return {"train": drawn[held:], "validation": drawn[:held]}
@@ -190,5 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     main()

@@ -2,7 +2,8 @@
 
 Start-up (of workers, of the model) is measured with a handful of images and left out of the cost of one image. A
 dataset of any size is made of copies of the given one's images. With `--runner dask` the workers are those of a Dask
-cluster on this machine.
+cluster on this machine. Workers share its cores as those of `htr transcribe` do; TensorFlow asks once a process for how
+many threads it may have, so each number of workers is a command of its own.
 
     python -m benchmarks.beam --data FOLDER --model workspace/serving_model/htr/VERSION
 """
@@ -27,6 +28,7 @@ from components.example_gen.quarantine import Quarantine
 from components.example_gen.settings import DataConfig
 from components.tools.dataset_folder import whole_dataset
 from components.transform.settings import TransformConfig
+from htr_client.cores import usable_cores
 from pipeline.beam.options import pipeline_options
 from pipeline.beam.settings import BeamConfig
 
@@ -86,12 +88,11 @@ def main() -> None:
     parser.add_argument("--data", required=True, metavar="FOLDER", help="a dataset, such as htr sample-data makes")
     parser.add_argument("--model", required=True, metavar="DIR", help="a pushed version's folder")
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 5000, 20000], metavar="N")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N")
+    parser.add_argument("--workers", type=int, default=1, metavar="N")
     parser.add_argument("--runner", choices=["local", "dask"], default="local")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     args = parser.parse_args()
-    # As `htr transcribe` sets it: the workers share the cores.
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, usable_cores() // args.workers)))
     samples = read(args.data)
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
@@ -107,28 +108,27 @@ def main() -> None:
                 )
 
         @contextlib.contextmanager
-        def engine(workers: int) -> Iterator[tuple[list[str], Callable[[], float]]]:
+        def engine() -> Iterator[tuple[list[str], Callable[[], float]]]:
             if args.runner == "local":
-                yield pipeline_options(BeamConfig(workers=workers)), float
+                yield pipeline_options(BeamConfig(workers=args.workers)), float
                 return
             with (
                 tempfile.TemporaryDirectory(dir=base) as scratch,
-                dask_cluster.serve(Path(scratch), workers) as cluster,
+                dask_cluster.serve(Path(scratch), args.workers) as cluster,
             ):
                 yield cluster.options, cluster.cpu_seconds
 
         for step in args.steps:
             print(f"\n{step:12s} workers images  seconds (start)  an image: ms   CPU ms")
-            for workers in args.workers:
-                with engine(workers) as (options, elsewhere):
-                    # The first of them imports, and loads the model where it stays in a process.
-                    starts = [run(step, FEW, options, elsewhere) for _ in range(3)]
-                    start, start_cpu = map(min, zip(*starts, strict=True))
-                    for count in args.images:
-                        taken, cpu = run(step, count, options, elsewhere)
-                        each, each_cpu = ((x - y) / (count - FEW) * 1000 for x, y in ((taken, start), (cpu, start_cpu)))
-                        row = f"{workers:20d} {count:8d} {taken:8.1f} {start:8.1f} {each:14.2f} {each_cpu:8.2f}"
-                        print(row, flush=True)
+            with engine() as (options, elsewhere):
+                # The first of them imports, and loads the model where it stays in a process.
+                starts = [run(step, FEW, options, elsewhere) for _ in range(3)]
+                start, start_cpu = map(min, zip(*starts, strict=True))
+                for count in args.images:
+                    taken, cpu = run(step, count, options, elsewhere)
+                    each, each_cpu = ((x - y) / (count - FEW) * 1000 for x, y in ((taken, start), (cpu, start_cpu)))
+                    row = f"{args.workers:20d} {count:8d} {taken:8.1f} {start:8.1f} {each:14.2f} {each_cpu:8.2f}"
+                    print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What evaluating a model costs: seconds and memory of Evaluator and RunReport on many images, beside a plain loop.
+"""What evaluating a model costs: seconds of Evaluator and RunReport on many images, beside a plain loop.
 
 Takes the artifacts of a run, repeats its evaluation images until there are enough, and runs each component on them
 twice: with the candidate alone, and with a model in service to compare with (the same model again). The plain loop
@@ -12,12 +12,10 @@ import glob
 import itertools
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 import tensorflow as tf
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.utils import path_utils, proto_utils
@@ -109,32 +107,11 @@ def report(inputs: dict[str, Any], folder: str, evaluated: str) -> None:
     Executor().Do({**inputs, "evaluation": [evaluation]}, {"report": [made]}, {"config": settings})
 
 
-def measure(work: Callable[[], Any]) -> tuple[float, float, int, Any]:
-    """Calls something.
-
-    Returns:
-        Seconds, seconds of CPU time, the bytes by which the resident memory of the process grew at most, and what it
-        returned.
-    """
-    process = psutil.Process()
-    before = peak = process.memory_info().rss
-    stop = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not stop.wait(0.05):
-            peak = max(peak, process.memory_info().rss)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
+def measure(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Calls something, and returns seconds, seconds of CPU time, and what it returned."""
     begin, begin_cpu = time.monotonic(), time.process_time()
-    try:
-        result = work()
-        seconds, cpu = time.monotonic() - begin, time.process_time() - begin_cpu
-    finally:
-        stop.set()
-        thread.join()
-    return seconds, cpu, peak - before, result
+    result = work()
+    return time.monotonic() - begin, time.process_time() - begin_cpu, result
 
 
 def main() -> None:
@@ -172,14 +149,14 @@ def main() -> None:
             "RunReport, one model": lambda: report(inputs, os.path.join(folder, "3"), one_folder),
             "RunReport, two models": lambda: report(two, os.path.join(folder, "4"), two_folder),
         }
-        print(f"| {arguments.images} evaluation images | seconds | CPU seconds | memory added | CPU ratio |")
-        print("|---|---|---|---|---|")
+        print(f"| {arguments.images} evaluation images | seconds | CPU seconds | CPU ratio |")
+        print("|---|---|---|---|")
         plain, rates = 0.0, set()
         for name, work in works.items():
-            seconds, cpu, added, rate = measure(work)
+            seconds, cpu, rate = measure(work)
             plain = plain or cpu
             rates |= {rate} - {None}
-            print(f"| {name} | {seconds:.1f} | {cpu:.1f} | {added / 2**20:.0f} MiB | {cpu / plain:.2f} |", flush=True)
+            print(f"| {name} | {seconds:.1f} | {cpu:.1f} | {cpu / plain:.2f} |", flush=True)
         if len(rates) > 1:
             raise SystemExit(f"plain loop and Evaluator disagree about the CER: {sorted(rates)}")
 

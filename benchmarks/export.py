@@ -4,11 +4,11 @@
     python -m benchmarks.export --version word --images FOLDER       # the base model as it is shipped
     python -m benchmarks.export --version word --images FOLDER --bfloat16  # itself, in bfloat16
 
-Both run in this process as the embedded server runs them, in turns, on the same images, each image once a size of
-batch: requests have ever new widths, for which TensorFlow has to prepare. Ratios are within a turn. Texts and
-confidences of both are compared, and CERs where a folder has `labels.csv`. The profile names TensorFlow's operations; a
-time is the least of several runs in one thread, which a busy machine disturbs least, beside the peak of one core in the
-same process.
+Both run in this process as the embedded server runs them, on the same images, each image once a size of batch: requests
+have ever new widths, for which TensorFlow has to prepare. They take turns in being the first to transcribe a batch.
+Ratios are within one of several parts of the images. Texts and confidences of both are compared, and CERs where a
+folder has `labels.csv`. The profile names TensorFlow's operations; a time is the least of several runs in one thread,
+which a busy machine disturbs least, beside the peak of one core in the same process.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ def answers(model: LoadedModel, signature: str, images: Sequence[bytes]) -> dict
     return dict(zip(found.outputs, outputs, strict=True))
 
 
-def cpu_milliseconds(model: LoadedModel, batches: Sequence[Sequence[bytes]]) -> float:
-    """CPU time of an image in some requests."""
+def cpu_milliseconds(model: LoadedModel, batch: Sequence[bytes]) -> float:
+    """CPU time of an image in a request."""
     begin = time.process_time()
-    for batch in batches:
-        answers(model, "serving_default", batch)
-    return 1000 * (time.process_time() - begin) / sum(map(len, batches))
+    answers(model, "serving_default", batch)
+    return 1000 * (time.process_time() - begin) / len(batch)
 
 
 def compare_time(models: Sequence[LoadedModel], images: Sequence[bytes], size: int, turns: int) -> str:
@@ -55,16 +54,16 @@ def compare_time(models: Sequence[LoadedModel], images: Sequence[bytes], size: i
     batches = [images[i : i + size] for i in range(0, len(images) - size + 1, size)]
     if not batches:
         raise SystemExit(f"There are {len(images)} images, too few for a batch of {size}.")
-    turns = min(turns, len(batches))
-    per_turn = len(batches) // turns
-    times: list[list[float]] = []
     for model in models:
-        cpu_milliseconds(model, batches[:1])
-    for turn in range(turns):
-        part = batches[turn * per_turn : (turn + 1) * per_turn]
-        times.append([cpu_milliseconds(model, part) for model in models])
-    before, after = (statistics.median(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(new / old for old, new in times)
+        cpu_milliseconds(model, batches[0])
+    times = np.zeros((len(batches), len(models)))
+    for number, batch in enumerate(batches):
+        # What is prepared for a width is kept for the whole process: each is the first one every other time.
+        for which in (0, 1) if number % 2 else (1, 0):
+            times[number, which] = cpu_milliseconds(models[which], batch)
+    by_turn = [part.mean(axis=0) for part in np.array_split(times, min(turns, len(batches)))]
+    before, after = np.median(by_turn, axis=0)
+    ratio = statistics.median(new / old for old, new in by_turn)
     return f"| {size:5d} | {before:8.2f} | {after:8.2f} | {ratio:5.2f} | {1 / ratio:5.2f} |"
 
 
@@ -155,7 +154,7 @@ def main() -> None:
     parser.add_argument("--images", required=True, action="append", help="folder of images; may be repeated")
     parser.add_argument("--bfloat16", action="store_true", help="compare the version with itself in bfloat16")
     parser.add_argument("--count", type=int, default=240, help="of images")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=5, help="parts of the images, of which medians are taken")
     parser.add_argument("--profiles", type=int, default=10, help="runs of a profile; 0 leaves it out")
     arguments = parser.parse_args()
     version = arguments.version if os.path.isdir(arguments.version) else packing.unpack(arguments.version)
@@ -195,5 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     main()

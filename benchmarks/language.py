@@ -1,14 +1,15 @@
 """What language models bring to a run's model: by n-grams, weight and search.
 
-Takes examples and model of a run. N-grams are those of the training labels, the weight is the one that the step
-LanguageModel chooses on the validation split, CER and calibration are those of the evaluation split. Time is CPU time
-of decoding alone, in batches of 32.
+Takes examples, model and settings of a run, and learns from what the run has learnt from: training labels, texts of the
+base, other texts. The weight is the one that the step LanguageModel chooses on the validation split, CER and
+calibration are those of the evaluation split. Time is CPU time of decoding alone, in batches of 32.
 
     python -m benchmarks.language --workspace workspace
 """
 
 import argparse
 import glob
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -16,9 +17,12 @@ from collections.abc import Sequence
 import numpy as np
 from tfx.utils import path_utils
 
+from components.common import storage
 from components.common.metrics import count_errors
 from components.example_gen.examples import records
-from components.language.learning import BONUS_BY_WEIGHT, WEIGHTS, Recorded, decoded, learn
+from components.language import texts
+from components.language.component import learn_for
+from components.language.learning import BONUS_BY_WEIGHT, WEIGHTS, Recorded, decoded
 from components.language.recording import record
 from components.language.settings import LanguageConfig
 from components.recogniser.model import ExportedModel
@@ -66,22 +70,25 @@ def main() -> None:
     arguments = parser.parse_args()
     examples = newest(arguments.workspace, "HandwritingExampleGen", "examples")
     model = ExportedModel(path_utils.serving_model_path(newest(arguments.workspace, "Trainer", "model")))
-    labels = [example["text"] for example in records(examples, "train")]
+    told = json.loads(storage.read(os.path.join(newest(arguments.workspace, "RunReport", "report"), "metrics.json")))
+    config = LanguageConfig.model_validate(told["config"]["language"])
+    labels = list(texts.labels(records(examples, "train")))
     validation, images = (record(model, examples, split) for split in ("validation", "eval"))
     print(f"{len(labels)} training labels, {len(validation)} validation images, {len(images)} evaluation images\n")
 
     print("| order | fewest labels | n-grams | kB | weight | validation CER | CER |\n|---|---|---|---|---|---|---|")
     for order in (3, 4, 5, 6):
         for least in (1, 2, 3):
-            learnt, facts = learn(labels, model.alphabet, validation, LanguageConfig(order=order, least_labels=least))
+            changed = config.model_copy(update={"order": order, "least_labels": least})
+            learnt, facts = learn_for(model, labels, validation, changed)
             cer = rate(default_decoder(learnt), model.alphabet, images)
             kilobytes = f"{facts['bytes'] / 1000:.0f} | {facts['weight']:g} | {facts['validation_cer']:.4f}"
             print(f"| {order} | {least} | {facts['ngrams']} | {kilobytes} | {cer:.4f} |", flush=True)
 
-    learnt, _ = learn(labels, model.alphabet, validation, LanguageConfig())
+    learnt, _ = learn_for(model, labels, validation, config)
     if learnt is None:
         raise SystemExit("No language model helps this model by more than chance.")
-    decoders: dict[str, Decoder] = {"best path": BestPath(), "default": default_decoder(learnt)}
+    decoders: dict[str, Decoder] = {"best path": BestPath(), "the run's": default_decoder(learnt)}
     for weight in WEIGHTS:
         for ratio in (1.5, BONUS_BY_WEIGHT, 5.0):
             weighed = learnt.weighed(weight, ratio * weight, learnt.temperature)

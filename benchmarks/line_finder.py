@@ -121,10 +121,11 @@ def _turned(corners: list[tuple[int, int]], matrix: np.ndarray) -> tuple[tuple[i
 
 
 def timed(pages: list[LabelledPage], find: FindLines) -> tuple[LineScore, float]:
-    """Score over pages, and seconds for a page."""
+    """Score over pages, and seconds to find the lines of a page."""
     begin = time.perf_counter()
-    score = score_pages((page.lines, find(page.grey)) for page in pages)
-    return score, (time.perf_counter() - begin) / max(len(pages), 1)
+    found = [find(page.grey) for page in pages]
+    seconds = (time.perf_counter() - begin) / max(len(pages), 1)
+    return score_pages((page.lines, lines) for page, lines in zip(pages, found, strict=True)), seconds
 
 
 def transcribed(pages: list[LabelledPage], find: FindLines, client: HtrClient) -> TextErrors:

@@ -14,7 +14,6 @@ import argparse
 import csv
 import glob
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -90,6 +89,7 @@ def steps(folder: Path, few: Path, images: int, scratch: Path) -> None:
 
     from components.transform.preprocessing import resize_images
 
+    tf.config.threading.set_intra_op_parallelism_threads(1)  # of this process alone: runs and scripts take all cores
     with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
         paths = [folder / row["filename"] for row in csv.DictReader(file)]
     transform = TransformConfig()
@@ -196,6 +196,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     main()

@@ -6,10 +6,10 @@ is that script: it reads `labels.csv` and the images that it names into memory, 
 them (all by default), and prints the number of these, seconds and peak memory as JSON.
 """
 
+import argparse
 import csv
 import json
 import resource
-import sys
 import time
 from pathlib import Path
 
@@ -74,7 +74,11 @@ class PlainLoop:
 
 def main() -> None:
     """Entry point of the script."""
-    folder, config, transform = Path(sys.argv[1]), ModelConfig(), TransformConfig()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="holds labels.csv with the columns filename and text")
+    parser.add_argument("images", type=int, nargs="?", help="to train on; all if not given")
+    arguments = parser.parse_args()
+    folder, config, transform = arguments.folder, ModelConfig(), TransformConfig()
     width, height = transform.width or 0, transform.height or 0
     begin = time.perf_counter()
     with open(folder / "labels.csv", encoding="utf-8", newline="") as file:
@@ -87,7 +91,7 @@ def main() -> None:
         images[number, :, :, 0] = cv2.resize(grey, (width, height)) / 255.0
         labels[number, : len(row["text"])] = [alphabet.index(character) for character in row["text"]]
     read = time.perf_counter()
-    trained = int(sys.argv[2]) if len(sys.argv) > 2 else len(rows)
+    trained = arguments.images or len(rows)
     PlainLoop(config, len(alphabet) + 1, height, RATE).model.fit(
         images[:trained], labels[:trained], batch_size=TrainConfig().batch_size, epochs=1, verbose=0
     )

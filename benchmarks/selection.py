@@ -10,7 +10,6 @@ the first way with the share of draws in which it was better and worse.
 
 import argparse
 import functools
-import os
 import random
 import tempfile
 from collections.abc import Sequence
@@ -212,5 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     main()

@@ -262,8 +262,7 @@ def floor(model_dir: Path, signature: str, alias: str, image: bytes, sizes: list
 
 def spawn(base_path: str, model: str, flags: list[str], preload: str = "") -> tuple[subprocess.Popen[str], str, str]:
     """Starts an embedded server, with LD_PRELOAD if named; returns the process, its gRPC and its REST address."""
-    monitoring = Path(tempfile.gettempdir()) / f"htr-bench-{os.getpid()}.config"
-    monitoring.write_text("prometheus_config { enable: true }\n")
+    monitoring = Path(__file__).resolve().parents[1] / "serving/production/monitoring.config"
     base = str(Path(base_path).absolute())
     arguments = ["--port=0", "--rest_api_port=-1", f"--model_name={model}", f"--model_base_path={base}"]
     with tempfile.TemporaryFile() as log:  # not a pipe: nobody reads it while the server works
@@ -276,7 +275,6 @@ def spawn(base_path: str, model: str, flags: list[str], preload: str = "") -> tu
         )
         assert process.stdout is not None
         line = process.stdout.readline()
-        monitoring.unlink()
         found = re.search(r"grpc=(\S+) rest=(\S+)", line)
         if not found:
             process.kill()

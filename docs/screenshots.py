@@ -1,6 +1,6 @@
 """Takes the documents' screenshots of the newest run of a workspace, and of a check of its data with planted mistakes.
 
-make demo && .venv/bin/python -m docs.screenshots --data demo/data --workspace demo/workspace
+make demo && .venv/bin/python -m docs.screenshots --data demo/data --workspace demo/workspace --image IMAGE
 """
 
 import argparse

@@ -56,12 +56,20 @@ def test_each_test_is_run_by_one_of_two_commands(clone):
 
 
 def test_benchmarks_get_their_folders_whole(clone):
-    (clone / "my work/serving_model/htr/17").mkdir(parents=True)
+    for version in ("9", "17", "tmp8"):
+        (clone / "my work/serving_model/htr" / version).mkdir(parents=True)
     asked = make(clone, "bench", "DATA=my data", "WORKSPACE=my work")
     assert {"my data", "my data/images", "my work", "my work/serving_model/htr", "my work/serving_model/htr/17"} < {
         *asked
     }
     assert f"--batching_parameters_file={clone}/benchmarks/batching.config" in asked
+
+
+@pytest.mark.parametrize("target", ["base-model", "base-line-finder"])
+def test_a_training_of_what_is_shipped_needs_the_real_sets(clone, target):
+    assert "my sets" in make(clone, target, "SETS=my sets")
+    done = called(clone, target)
+    assert done.returncode and "SETS=... names the folder" in done.stderr
 
 
 def test_benchmarks_of_a_workspace_without_a_version_end_at_once(clone):

@@ -99,6 +99,12 @@ def test_an_environment_whose_interpreter_is_gone_is_made_anew(checkout):
     assert checkout.set_up() == ("", "")
 
 
+def test_an_environment_that_was_interrupted_before_it_had_pip_is_made_anew(checkout):
+    program(checkout.folder / ".venv/bin/python", f'[ "$2" != pip ] || exit 1\nexec {sys.executable} "$@"')
+    assert made_anew(checkout.set_up()[1])
+    assert checkout.set_up() == ("", "")
+
+
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
 def test_a_clone_that_was_moved_or_copied_gets_an_environment_of_its_own(checkout, how):
     checkout.set_up()

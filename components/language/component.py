@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
@@ -22,7 +23,7 @@ from components.common.console import console
 from components.common.fingerprint_driver import FingerprintDriver
 from components.example_gen.examples import records
 from components.language import texts
-from components.language.learning import MOST_CHARACTERS, Learnt, learn
+from components.language.learning import MOST_CHARACTERS, Learnt, Recorded, learn
 from components.language.recording import record
 from components.language.settings import LanguageConfig
 from components.recogniser.model import ExportedModel
@@ -65,20 +66,31 @@ class Executor(base_executor.BaseExecutor):
         examples = artifact_utils.get_single_uri(input_dict["examples"])
         exported = path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["trained_model"]))
         model = ExportedModel(exported)
-        base = texts.started_from(model.settings) if config.base_texts else None
-        learnt = learn(
-            texts.labels(records(examples, "train")),
-            model.alphabet,
-            record(model, examples, "validation"),
-            config,
-            packing.language_model(base) if base else None,
-            packing.texts(base) if base else (),
-            texts.lines(config.texts),
-        )
+        labels = texts.labels(records(examples, "train"))
+        learnt = learn_for(model, labels, record(model, examples, "validation"), config)
         console().print(f"  {in_words(learnt)}", markup=False)
         directory = path_utils.serving_model_dir(artifact_utils.get_single_uri(output_dict["model"]))
         storage.copy_tree(exported, directory)
         put(learnt, directory)
+
+
+def learn_for(
+    model: ExportedModel, labels: Iterable[str], validation: Sequence[Recorded], config: LanguageConfig
+) -> Learnt:
+    """Learns the language model of an exported model: from its base's texts and those of the settings, too.
+
+    Args:
+        model: The network, which tells from which base its training started.
+        labels: Labels of the training split.
+        validation: Images of the validation split.
+        config: What to learn from, and how.
+
+    Raises:
+        ConfigError: A file of `language.texts` cannot be read.
+    """
+    base = texts.started_from(model.settings) if config.base_texts else None
+    known, base_texts = (packing.language_model(base), packing.texts(base)) if base else (None, [])
+    return learn(labels, model.alphabet, validation, config, known, base_texts, texts.lines(config.texts))
 
 
 def put(learnt: Learnt, directory: str) -> None:

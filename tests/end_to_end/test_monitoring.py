@@ -72,6 +72,25 @@ def test_notebook_is_kept_without_outputs():
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
 
 
+def test_notebook_checks_the_data_with_the_settings_of_the_run(tmp_path, monkeypatch):
+    """They may name the columns."""
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "{}", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setenv("HTR_DATA", str(tmp_path))
+    monkeypatch.setenv("HTR_SETTINGS", "data.image_column=a data.text_column=b")
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    cell_of = {cell["id"]: "".join(cell["source"]) for cell in cells}
+    exec("\n".join(cell_of[name] for name in ("cell-2", "cell-4", "cell-6")), {})
+    _, check, train = commands
+    assert (check[3], train[3]) == ("check", "run")
+    assert check[-2:] == train[-2:] == ["--set=data.image_column=a", "--set=data.text_column=b"]
+
+
 def test_page_log_drift_and_review_work_on_the_served_model(workspace, data, tmp_path, capsys):
     images = sorted((data / "images").glob("*.jpg"))[:80]
     with served(workspace, "--ui", "--ui_port=-1") as ready:
