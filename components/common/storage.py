@@ -47,11 +47,6 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def is_store_failure(path: str, error: Exception) -> bool:
-    """Whether an error of reading a file is that of its store: who goes on leaves out files that another run has."""
-    return is_remote(path) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
-
-
 def absolute(path: str) -> str:
     """The path without `.` and `..`, from the root or with its scheme; symbolic links stay."""
     if not is_remote(path):
