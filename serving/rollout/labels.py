@@ -42,14 +42,13 @@ class Refused(RolloutError):
 @functools.cache
 def messages() -> Any:
     """The messages of model configurations and of ModelService, by their names; loaded when they are needed."""
-    from htr_client.messages import POOL
-    from serving.protos import message_classes
+    from htr_client.messages import message_class
 
     names = (
         "ModelServerConfig", "ReloadConfigRequest", "ReloadConfigResponse", "GetModelStatusRequest",
         "GetModelStatusResponse", "GetModelMetadataRequest", "GetModelMetadataResponse",
     )  # fmt: skip
-    return SimpleNamespace(**message_classes(POOL, [f"tensorflow.serving.{name}" for name in names]))
+    return SimpleNamespace(**{name: message_class(f"tensorflow.serving.{name}") for name in names})
 
 
 @dataclass(frozen=True)
