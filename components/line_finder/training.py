@@ -47,7 +47,7 @@ def run_fn(fn_args: Any) -> None:
         f"{counted(train.epochs, 'epoch')}"
     )
     files = expand([*fn_args.train_files, *fn_args.eval_files])
-    # What the base holds, not where it lies: without a cache it is unpacked to another place each time.
+    # What the start holds, not where it lies: without a cache it is unpacked to another place each time.
     same_start = train.model_copy(update={"warm_start": start.version and storage.digest(start.version)})
     settings = (config.model_dump_json(), same_start.model_dump_json())
     name = fingerprint(files, *settings, module=__name__)

@@ -79,7 +79,7 @@ def run_fn(fn_args: Any) -> None:
 
     state_dir = None
     if parent := fn_args.custom_config.get("checkpoint_dir"):
-        # What the base holds, not where it lies: without a cache it is unpacked to another place each time.
+        # What the start holds, not where it lies: without a cache it is unpacked to another place each time.
         content = start.version and storage.digest(start.version)
         same_start = train.model_copy(update={"warm_start": content})
         sections = [section.model_dump_json() for section in (transform, model_config, same_start)]
