@@ -25,7 +25,8 @@ from components.line_finder.measuring import TextErrors, as_served, compare, tex
 from components.line_finder.metric import FindLines, LineScore, score_pages
 from components.line_finder.settings import LineFinderConfig
 from htr_client import HtrClient
-from htr_client.pages import Line, in_reading_order
+from htr_client.pages import Line
+from htr_client.pages.reading_order import with_columns
 from pipeline.recipes.base_line_finder import EVALUATION, load_splits
 from serving.local import LocalClient
 from serving.local_lines import LocalLineFinder
@@ -66,7 +67,7 @@ def projection(grey: np.ndarray) -> tuple[Line, ...]:
             course = _turned([(left, baseline), (right, baseline)], back)
             outline = _turned([(left, top), (right, top), (right, bottom), (left, bottom)], back)
             lines.append(Line(baseline=course, polygon=outline))
-    return in_reading_order(lines)
+    return with_columns(lines)
 
 
 def _binarised(grey: np.ndarray) -> np.ndarray:

@@ -51,8 +51,11 @@ _SWITCHES = (
     ("tune.trials", 0, ("tune.epochs",)),
     ("train.augment", 0, ("train.augmentations", "train.clean_statistics")),
     ("train.warm_start", None, ("train.start_share", "train.start_share_checked", "train.keep_characters")),
-    ("language.enabled", False, ("language.base_texts", "language.order", "language.least_labels",
+    ("language.enabled", False, ("language.texts", "language.base_texts", "language.order", "language.least_labels",
                                  "language.max_megabytes")),
+    ("bulk.folder", None, ("bulk.kind", "bulk.line_finder", "bulk.format", "bulk.batch_size", "bulk.decoder",
+                           "bulk.bfloat16")),
+    ("bulk.kind", "line", ("bulk.line_finder",)),
 )  # fmt: skip
 
 
@@ -227,8 +230,6 @@ def _settings(config: Config) -> Iterator[str]:
             yield "data.alphabet: it is empty; list the allowed characters, or leave it out to take those of the labels"
         elif unusable:
             yield f"data.alphabet: {', '.join(map(repr, unusable))} cannot be in a label"
-    if config.language.texts and not config.language.enabled:
-        yield "language.texts: with language.enabled=false there is no language model that learns from them"
     if not config.train.names_start:
         yield from _problems(lambda: warm_start.settled(config.train, config.transform, config.model))
     yield from _problems(lambda: beam_options.check_for_pipeline(config.beam))

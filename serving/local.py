@@ -21,7 +21,6 @@ from htr_client.errors import ModelNotFound, ModelUnusable
 from htr_client.messages import GET_MODEL_STATUS, ModelVersionStatus
 from htr_client.model_facts import LINE_FINDER, MAX_PIXELS
 from htr_client.network.connection import to_error
-from htr_client.request_log import RequestLog
 from htr_client.steps import Ask
 from serving import tensors
 from serving.runner import LoadedModel, RunnerOptions
@@ -124,7 +123,6 @@ class LocalClient(HtrClient):
         decoder: Decoder | DecoderOf | None = None,
         batch_size: int = 32,
         max_pixels: int = MAX_PIXELS,
-        log: RequestLog | None = None,
         line_finder: str | os.PathLike[str] | None = None,
         bfloat16: bool = False,
     ) -> None:
@@ -136,7 +134,6 @@ class LocalClient(HtrClient):
             decoder: How log-probabilities become text; by default as `HtrClient`.
             batch_size: Most images of one run of the model in `transcribe_many`.
             max_pixels: Images with more pixels are refused before they are decoded.
-            log: Log that gets the images and what was read in them, and keeps a sample.
             line_finder: The directory of a version of the line finder, for `transcribe_page`.
             bfloat16: Whether to compute in bfloat16 where the processor has it: faster; a text differs now and then.
         """
@@ -152,7 +149,6 @@ class LocalClient(HtrClient):
             in_flight=2,
             patience=0,
             max_pixels=max_pixels,
-            log=log,
             transport=LocalTransport(model, directories, RunnerOptions(bfloat16=bfloat16)),
         )
 

@@ -7,12 +7,12 @@ clash with a package that brings the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, text_format, wrappers_pb2
 
+from htr_client.messages import message_class
 from serving.status import invalid
 
 _FieldProto = descriptor_pb2.FieldDescriptorProto
@@ -48,23 +48,6 @@ _MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 }
 
 
-def message_classes(pool: descriptor_pool.DescriptorPool, names: Iterable[str]) -> dict[str, Any]:
-    """Returns message classes by their short names.
-
-    Args:
-        pool: Where their descriptors are.
-        names: Full names.
-
-    Returns:
-        The classes.
-    """
-    factory: Any = message_factory
-    get_class = getattr(factory, "GetMessageClass", None)  # absent in protobuf 3.20
-    if get_class is None:
-        get_class = factory.MessageFactory(pool).GetPrototype
-    return {name.rpartition(".")[2]: get_class(pool.FindMessageTypeByName(name)) for name in names}
-
-
 def _build() -> dict[str, Any]:
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
@@ -80,7 +63,7 @@ def _build() -> dict[str, Any]:
             else:
                 entry.type = _TYPES[kind.rstrip("*")]
     pool.AddSerializedFile(file.SerializeToString())
-    return message_classes(pool, [f"htr.serving.{name}" for name in _MESSAGES])
+    return {name: message_class(f"htr.serving.{name}", pool) for name in _MESSAGES}
 
 
 _CLASSES = _build()

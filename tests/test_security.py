@@ -36,7 +36,7 @@ ALLOWED = {
     "client/htr_client/pages/xml_files.py xml.etree": "refuses a document type definition, and so all entities",
     "components/base_model/packing.py extractall": "files of this package",
     "components/recogniser/model.py saved_model.load": "the model that a run has trained, or one that was pushed",
-    "serving/rollout/labels.py os.chmod": "0644, since mkstemp makes 0600 and a server runs as another user",
+    "client/htr_client/whole_files.py os.chmod": "0600 for TLS keys, or 0644 for a server that runs as another user",
     "pipeline/config.py yaml.load": "with a subclass of SafeLoader, which refuses what stands there twice",
     "pipeline/doctor/gpu_benchmark.py saved_model.load": "the model that it has just trained",
 }

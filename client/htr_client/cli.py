@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from htr_client import __version__
 from htr_client.errors import AlphabetMismatch, HtrError, ModelNotFound, of_system
 from htr_client.files import LINE_FORMATS, PAGE_FORMATS, expand
+from htr_client.model_facts import MAX_PIXELS
 from htr_client.progress import Bar, Waiting
 from htr_client.streams import discard, quiet_opencv, replace_missing, take_every_text, warnings_as_lines
 
@@ -171,12 +172,15 @@ def add_tls_arguments(group: "argparse._ArgumentGroup") -> None:
     )
 
 
-def client_from(args: argparse.Namespace, decoder: "Decoder | DecoderOf | None" = None) -> "HtrClient":
+def client_from(
+    args: argparse.Namespace, decoder: "Decoder | DecoderOf | None" = None, max_pixels: int = MAX_PIXELS
+) -> "HtrClient":
     """The client that the arguments describe, connected to its server.
 
     Args:
         args: As `add_server_arguments` defines them.
         decoder: As for `HtrClient`.
+        max_pixels: As for `HtrClient`.
 
     Returns:
         The client.
@@ -203,6 +207,7 @@ def client_from(args: argparse.Namespace, decoder: "Decoder | DecoderOf | None" 
         batch_size=args.batch_size,
         in_flight=args.in_flight,
         decoder=decoder,
+        max_pixels=max_pixels,
     )
     if args.patience is None:
         client.connect(_FIRST_PATIENCE)

@@ -26,7 +26,7 @@ TALL = 512
 _BACK = {6: 8, 8: 6}  # orientation that turns an image back; of others it is the same
 _FIRST_READ = 2**16
 _LONG = 255  # characters, more than which no name of a file has
-_RAISE = "raise the limit: max_pixels, in commands of htr --set data.max_megapixels"
+_RAISE = "raise the limit: max_pixels in Python, --set data.max_megapixels in commands that take --set"
 _STRIP = 2**20  # pixels that become grey at a time, since what lies between takes several times their bytes
 
 

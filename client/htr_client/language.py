@@ -19,6 +19,8 @@ from htr_client.ngrams import Automaton, NGrams
 
 # Characters of own texts that weigh as much as a version's language model; see docs/accuracy.md.
 _AS_MUCH = 10_000
+# Most n-grams of a character model; those are left out to keep it that the texts are likely without, too.
+_MOST_NGRAMS = 2_000_000
 # Steps that a mixed automaton remembers, some 30 MB at most, besides what its parts remember.
 _REMEMBERED = 200_000
 
@@ -29,7 +31,6 @@ class CharacterModel:
     Args:
         texts: Texts to learn from, such as the labels of the training data, in any Unicode normal form.
         order: Length of the n-grams.
-        most_ngrams: Bound on their number; those are left out to keep it that the texts are likely without, too.
 
     Attributes:
         size: Number of characters of the texts.
@@ -42,7 +43,7 @@ class CharacterModel:
     # A heavier model takes more away for every character; see docs/experiments.md, as for those of versions.
     weight, length_bonus, temperature = 0.4, 1.4, None
 
-    def __init__(self, texts: Iterable[str], *, order: int = 5, most_ngrams: int = 2_000_000) -> None:
+    def __init__(self, texts: Iterable[str], *, order: int = 5) -> None:
         refuse_one_text(texts, "CharacterModel")
         self._texts = [unicodedata.normalize("NFC", text) for text in texts if text]
         if not 1 <= order <= 8:
@@ -51,7 +52,6 @@ class CharacterModel:
             raise ValueError("a character model (--lm) needs texts to learn from, and there are none")
         self.size = sum(map(len, self._texts))
         self._order = order
-        self._most_ngrams = most_ngrams
         self._compiled: dict[Alphabet, Automaton] = {}
 
     @classmethod
@@ -90,7 +90,7 @@ class CharacterModel:
         if alphabet not in self._compiled:
             if not any(alphabet.encode(text, skip_unknown=True) for text in self._texts):
                 raise AlphabetMismatch("The language model's texts have no character of the model's alphabet.")
-            learnt = ngrams.count(self._texts, alphabet, self._order, most=self._most_ngrams)
+            learnt = ngrams.count(self._texts, alphabet, self._order, most=_MOST_NGRAMS)
             self._compiled[alphabet] = learnt.compile(alphabet)
         return self._compiled[alphabet]
 

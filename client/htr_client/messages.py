@@ -34,21 +34,29 @@ def _load_pool() -> descriptor_pool.DescriptorPool:
 POOL = _load_pool()
 
 
-def _message_class(name: str) -> Any:
-    descriptor = POOL.FindMessageTypeByName(name)
-    if hasattr(message_factory, "GetMessageClass"):  # protobuf 4.22 and later
-        return message_factory.GetMessageClass(descriptor)
-    return _FACTORY.GetPrototype(descriptor)
+def message_class(name: str, pool: descriptor_pool.DescriptorPool = POOL) -> Any:
+    """A message class.
+
+    Args:
+        name: Full name of the message.
+        pool: Where its descriptor is.
+
+    Returns:
+        The class.
+    """
+    factory: Any = message_factory
+    get_class = getattr(factory, "GetMessageClass", None)  # absent before protobuf 4.22
+    if get_class is None:
+        get_class = factory.MessageFactory(pool).GetPrototype
+    return get_class(pool.FindMessageTypeByName(name))
 
 
-_FACTORY: Any = None if hasattr(message_factory, "GetMessageClass") else message_factory.MessageFactory(POOL)
-
-PredictRequest = _message_class("tensorflow.serving.PredictRequest")
-PredictResponse = _message_class("tensorflow.serving.PredictResponse")
-GetModelStatusRequest = _message_class("tensorflow.serving.GetModelStatusRequest")
-GetModelStatusResponse = _message_class("tensorflow.serving.GetModelStatusResponse")
-ModelVersionStatus = _message_class("tensorflow.serving.ModelVersionStatus")
-TensorProto = _message_class("tensorflow.TensorProto")
+PredictRequest = message_class("tensorflow.serving.PredictRequest")
+PredictResponse = message_class("tensorflow.serving.PredictResponse")
+GetModelStatusRequest = message_class("tensorflow.serving.GetModelStatusRequest")
+GetModelStatusResponse = message_class("tensorflow.serving.GetModelStatusResponse")
+ModelVersionStatus = message_class("tensorflow.serving.ModelVersionStatus")
+TensorProto = message_class("tensorflow.TensorProto")
 
 
 def predict_request(

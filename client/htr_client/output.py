@@ -1,11 +1,8 @@
 """Results as a command prints them: a line each, or a document for a page."""
 
-import contextlib
 import dataclasses
-import errno
 import json
 import os
-import uuid
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
@@ -15,6 +12,7 @@ from htr_client.kinds import failure, suspicions
 from htr_client.pages.model import Page
 from htr_client.results import Transcription, rounded
 from htr_client.tables import CsvWriter
+from htr_client.whole_files import write_whole
 
 _SEPARATORS = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
@@ -102,7 +100,7 @@ class ResultWriter:
         if file is not None:
             content = pages.write(page, self._format).encode()  # before there is a file, which would stay empty
             os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
-            _write_whole(file, content, self._overwrite)
+            write_whole(file, content, new=not self._overwrite)
             self.files_written += 1
         elif self._format not in LINE_FORMATS:
             self._out.write(pages.write(page, self._format))
@@ -166,33 +164,3 @@ class ResultWriter:
         fields["suspicions"] = [suspicion._asdict() for suspicion in suspicions(result)]
         fields["error"] = None if error is None else {"reason": error.reason, "message": str(error)}
         print(json.dumps(fields, ensure_ascii=False), file=self._out)
-
-
-def _write_whole(file: str, content: bytes, overwrite: bool) -> None:
-    """Writes a file that is seen whole or not at all, and with `overwrite` replaces one that is there."""
-    # A short name of its own: neither another command's, nor longer than file systems allow.
-    incoming = os.path.join(os.path.dirname(file), f".{uuid.uuid4().hex}")
-    try:
-        with open(incoming, "xb") as opened:
-            opened.write(content)
-        if overwrite:
-            os.replace(incoming, file)
-        else:
-            _publish_new(incoming, file)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, file) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(incoming)
-
-
-def _publish_new(incoming: str, file: str) -> None:
-    """Gives a file its name unless there is one of that name."""
-    try:
-        os.link(incoming, file)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        if os.path.lexists(file):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), file) from None
-        os.replace(incoming, file)

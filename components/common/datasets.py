@@ -1,7 +1,8 @@
-"""Files of examples, and tf.data pipelines that end when they are read."""
+"""Files as TensorFlow reads and writes them, and tf.data pipelines that end when they are read."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -14,6 +15,18 @@ def expand(patterns: Sequence[str]) -> list[str]:
         patterns: Patterns such as `.../Split-train/*`.
     """
     return sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a file in UTF-8, as `components.common.artifacts.write_text`, where TFX is not needed.
+
+    Args:
+        path: Path of the file; its folder is made if missing.
+        text: Content.
+    """
+    tf.io.gfile.makedirs(os.path.dirname(path))
+    with tf.io.gfile.GFile(path, "w") as file:
+        file.write(text)
 
 
 def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from components.common.store_errors import as_os_error
+from htr_client.whole_files import write_whole
 
 _PIECE = 2**16  # bytes that are read at once
 READERS = 16  # requests at once: enough to hide a store's latency
@@ -45,11 +46,6 @@ class File(NamedTuple):
 def is_remote(path: str) -> bool:
     """Whether the path is an address such as gs://bucket/folder."""
     return "://" in path
-
-
-def is_store_failure(path: str, error: Exception) -> bool:
-    """Whether an error of reading a file is that of its store: who goes on leaves out files that another run has."""
-    return is_remote(path) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
 
 
 def absolute(path: str) -> str:
@@ -194,20 +190,14 @@ def write(path: str, content: bytes) -> None:
         with _bucket(path) as bucket:
             bucket.pipe_file(path, content)
         return
-    is_device = os.path.exists(path) and not os.path.isfile(path)
-    incoming = path if is_device else f"{path}.incoming-{uuid.uuid4().hex[:8]}"  # others may write it at once
+    if os.path.isfile(path) or not os.path.exists(path):
+        write_whole(path, content)
+        return
     try:
-        with open(incoming, "wb") as file:
-            file.write(content)
-            if not is_device:
-                file.flush()
-                os.fsync(file.fileno())  # else a power cut may leave an empty file with the name
-                os.replace(incoming, path)
+        with open(path, "wb") as device:
+            device.write(content)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
-    finally:
-        if not is_device and os.path.exists(incoming):
-            os.remove(incoming)
 
 
 def entries(folder: str) -> tuple[list[str], list[str]]:

@@ -57,7 +57,7 @@ def eval_config(gate: GateConfig) -> config_pb2.EvalConfig:
             )
         )  # fmt: skip
     # Without prediction_key TFMA would compare the label with some output and say nothing.
-    spec = {"signature_name": "evaluate", "label_key": "text", "prediction_key": gate.decoder}
+    spec = {"label_key": "text", "prediction_key": gate.decoder}
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(name="candidate", **spec),

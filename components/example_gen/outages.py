@@ -44,7 +44,7 @@ def is_of_the_store(path: str, error: Exception) -> bool:
         path: Path of the file.
         error: What reading it has raised.
     """
-    if storage.is_store_failure(path, error):
+    if storage.is_remote(path) and isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         return True
     return is_outage(error) and getattr(error, "errno", None) != errno.EIO  # which a bad sector gives as well
 

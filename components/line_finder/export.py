@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from components.common.datasets import write_text
 from components.common.warmup import write_warmups
 from components.line_finder.model import CHANNELS, LineFinder
 from components.line_finder.preprocessing import scaled_ink
@@ -81,8 +82,8 @@ def save(served: ServedLineFinder, directory: str, config: LineFinderConfig, fac
     tf.saved_model.save(served, directory, signatures=served.functions)
     page = image_files.encode(_drawn_page())
     write_warmups(directory, LINE_FINDER, [(SIGNATURE, "image_bytes", batch) for batch in ([page], [page, page])])
-    with tf.io.gfile.GFile(os.path.join(directory, SETTINGS_FILE), "w") as file:
-        file.write(json.dumps({"line_finder": config.model_dump(), **facts}, indent=1) + "\n")
+    settings = {"line_finder": config.model_dump(), **facts}
+    write_text(os.path.join(directory, SETTINGS_FILE), json.dumps(settings, indent=1) + "\n")
 
 
 def _drawn_page() -> np.ndarray:

@@ -6,11 +6,9 @@ import json
 import os
 from typing import Any
 
-import tensorflow as tf
-
 from components.common import storage
 from components.common.console import announced, console
-from components.common.datasets import expand
+from components.common.datasets import expand, write_text
 from components.common.words import counted
 from components.line_finder.data import shrunk
 from components.line_finder.examples import read_examples
@@ -49,13 +47,11 @@ def run_fn(fn_args: Any) -> None:
         f"{counted(train.epochs, 'epoch')}"
     )
     files = expand([*fn_args.train_files, *fn_args.eval_files])
-    # What the base holds, not where it lies: without a cache it is unpacked to another place each time.
+    # What the start holds, not where it lies: without a cache it is unpacked to another place each time.
     same_start = train.model_copy(update={"warm_start": start.version and storage.digest(start.version)})
     settings = (config.model_dump_json(), same_start.model_dump_json())
     name = fingerprint(files, *settings, module=__name__)
     state = os.path.join(fn_args.custom_config["checkpoint_dir"], f"lines-{name}")
     facts = make_version(config, train, training, validation, fn_args.serving_model_dir, state, start)
-    tf.io.gfile.makedirs(fn_args.model_run_dir)
-    with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, FACTS_FILE), "w") as file:
-        file.write(json.dumps(facts, indent=1))
+    write_text(os.path.join(fn_args.model_run_dir, FACTS_FILE), json.dumps(facts, indent=1))
     forget(state)

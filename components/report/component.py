@@ -20,7 +20,6 @@ import os
 from typing import Any
 
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
-from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, channel_utils, component_spec, standard_artifacts
 from tfx.utils import path_utils
 
@@ -122,10 +121,7 @@ def _settings(found: list[Any]) -> dict[str, Any] | None:
 
 
 def _read(path: str) -> bytes | None:
-    if not fileio.exists(path):
-        return None
-    with fileio.open(path, "rb") as file:
-        return file.read()
+    return storage.read(path) if storage.exists(path) else None
 
 
 class RunReport(base_component.BaseComponent):

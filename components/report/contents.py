@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from components.common.metrics import PairedErrors
 from components.evaluator.verdict import BOUND_DIGITS, GATE_BOUNDS, GateBound, Verdict
 from components.example_gen.folders import find_tables
 from components.example_gen.images import resolve_image
@@ -164,15 +165,20 @@ def _comparison(predictions: pd.DataFrame, level: float) -> dict[str, Any] | Non
     paired = analysis.paired_errors(predictions)
     if paired is None:
         return None
-    low, high = paired.interval(level)
-    before, after = predictions["baseline_edits"], predictions["edits"]
     return {
         "baseline": analysis.rates(analysis.errors_of(predictions, baseline=True), level),
-        "difference": paired.difference, "low": low, "high": high, "p_value": paired.p_value,
+        **_difference(paired, predictions, "baseline_edits", level),
         "differs": paired.differs(level),
-        "better": int((after < before).sum()), "worse": int((after > before).sum()),
         "same_text": int((predictions["prediction"] == predictions["baseline"]).sum()),
-    }  # fmt: skip
+    }
+
+
+def _difference(paired: PairedErrors, predictions: pd.DataFrame, before: str, level: float) -> dict[str, float]:
+    """The paired difference, and how many images are transcribed better and worse than the column `before` says."""
+    low, high = paired.interval(level)
+    edits, others = predictions["edits"], predictions[before]
+    return {"difference": paired.difference, "low": low, "high": high, "p_value": paired.p_value,
+            "better": int((edits < others).sum()), "worse": int((edits > others).sum())}  # fmt: skip
 
 
 def _language_model(m: Material, level: float) -> dict[str, Any] | None:
@@ -181,7 +187,7 @@ def _language_model(m: Material, level: float) -> dict[str, Any] | None:
     Returns:
         The facts of the settings file, whether it has learnt from the `base_texts`, and CER `with` and `without` it by
         the Evaluator. Where the predictions are those with it, also the paired `difference` with `low`, `high` and
-        `p_value`, and how many images are read `better` and `worse`.
+        `p_value`, and how many images are transcribed `better` and `worse`.
     """
     facts = m.settings.get("language_model")
     if facts is None:
@@ -193,12 +199,7 @@ def _language_model(m: Material, level: float) -> dict[str, Any] | None:
     }  # fmt: skip
     paired = analysis.paired_errors(m.predictions, "best_path_edits")
     if m.config.gate.decoder == "default" and facts["weight"] and paired is not None:
-        low, high = paired.interval(level)
-        edits, plain = m.predictions["edits"], m.predictions["best_path_edits"]
-        found |= {
-            "difference": paired.difference, "low": low, "high": high, "p_value": paired.p_value,
-            "better": int((edits < plain).sum()), "worse": int((edits > plain).sum()),
-        }  # fmt: skip
+        found |= _difference(paired, m.predictions, "best_path_edits", level)
     return found
 
 

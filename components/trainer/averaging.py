@@ -20,8 +20,8 @@ class AveragedWeights:
         Args:
             model: The network.
             span: Optimiser steps over which to average.
-            is_warm: Whether the weights are those of a base. Averages go over a tenth of all steps at first, so that
-                random weights are soon forgotten; a base counts as if many steps had led to it, and is not.
+            is_warm: Whether the weights are those of a start. Averages go over a tenth of all steps at first, so that
+                random weights are soon forgotten; a start counts as if many steps had led to it, and is not.
         """
         self._model, self._span = model, max(span, 1.0)
         self._averaged = [v for v in model.variables if v.dtype == "float32"]

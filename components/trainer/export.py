@@ -133,11 +133,13 @@ class ServedModel(tf.Module):
         def tell_language_model(query: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"model_bytes": tf.fill([tf.size(query)], tf.io.read_file(self.language_model.asset_path))}
 
+        # A documented signature, for pipelines of 0.1.0, whose Evaluator calls it on a version in service, and for
+        # users' own TensorFlow Model Analysis. Our Evaluator decodes `serving_default` as clients do.
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False)
         def evaluate(examples: tf.Tensor) -> dict[str, tf.Tensor]:
             raw = tf.io.parse_example(examples, feature_spec)
             answer = _answered(transcribe, raw["image"][:, 0])
-            # Evaluator and BulkInferrer want a column.
+            # TensorFlow Model Analysis wants a column.
             return {name: value[:, tf.newaxis] for name, value in answer.items()}
 
         self.functions = {

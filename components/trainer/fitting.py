@@ -204,12 +204,12 @@ class Fitting(TrainingLoop):
         Args:
             device: What it ran on.
         """
-        base = self.history[0]["validation_cer"] if self.train.is_warm else None
+        at_start = self.history[0]["validation_cer"] if self.train.is_warm else None
         ended = "loss" if self.broken else "epochs" if self.done >= self.plan.total else "patience"
         return Outcome(
             images=self.training.samples, validation_images=self.validation.samples, epochs=self.schedule.epochs,
             epochs_done=self.done // self.plan.steps, steps=self.done, best_epoch=self.best_epoch,
-            best_validation_cer=self.best_cer, base_validation_cer=base, ended=ended,
+            best_validation_cer=self.best_cer, base_validation_cer=at_start, ended=ended,
             still_falling=ended == "epochs" and still_falling(self.history), collapse=self._best_collapse,
             device=device, seconds=self.history[-1]["seconds"],
         )  # fmt: skip
@@ -333,9 +333,9 @@ class Fitting(TrainingLoop):
                 style="yellow",
             )
         elif self.train.is_warm:
-            base = self.history[0]["validation_cer"]
+            at_start = self.history[0]["validation_cer"]
             console().print(
-                f"  validation CER {base:.4f} with the start, {self.best_cer:.4f} after epoch {self.best_epoch}"
+                f"  validation CER {at_start:.4f} with the start, {self.best_cer:.4f} after epoch {self.best_epoch}"
             )
         if self._best_collapse:
             told = advice_for_collapse(self._best_collapse, self.done, self.schedule.epochs, rate)

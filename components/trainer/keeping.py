@@ -24,16 +24,16 @@ from components.trainer.transfer import learn_from, start_from
 from components.trainer.warm_start import alphabet_of
 from htr_client.decoding import Alphabet, BestPath
 
-# With fewer validation images training images are read, too: of five that are all read wrongly the randomisation test
-# cannot tell that this is no chance. In a training image, a character that is in no label is an error wherever it comes
-# out, as a Latin letter does in place of the Greek one that looks like it.
+# With fewer validation images training images are evaluated, too: of five that are all transcribed wrongly the
+# randomisation test cannot tell that this is no chance. In a training image, a character that is in no label is an
+# error wherever it comes out, as a Latin letter does in place of the Greek one that looks like it.
 _ENOUGH = 10
 
 
 class Kept(NamedTuple):
     """A trained network, its characters, and the traced function of `fitting.log_probs_of` for it.
 
-    Where it has been read, also what it sees in the first validation images (`fitting.read_first`), and what the
+    Where that is known, also what it sees in the first validation images (`fitting.read_first`), and what the
     characters of its start add to its CER on these, best path. A batch's log probabilities need not sum to one.
     """
 
@@ -85,7 +85,7 @@ def with_characters_of(
         f"({'validation' if are_enough else 'validation and training'} CER {found.rate:.4f} with them, "
         f"{without.rate:.4f} without)"
     )
-    if is_worse and not is_given:  # else its own weights for these characters are not those that were read with
+    if is_worse and not is_given:  # else its own weights for these characters are not those that were tried
         columns = _columns(kept.alphabet, trained.alphabet)
         return trained._replace(seen=[seen._replace(log_probs=seen.log_probs[..., columns]) for seen in kept.seen])
     return trained if is_worse else kept

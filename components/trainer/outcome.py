@@ -35,7 +35,7 @@ class Validation:
         return ErrorCounts(Counter(self.images)).rate
 
     def is_clearly_worse(self, best: Sequence[tuple[int, int]]) -> bool:
-        """Whether these images are read worse than in another validation, by more than the luck of which they are.
+        """Whether these images are transcribed worse than in another validation, by more than the luck of their choice.
 
         Args:
             best: `images` of the other validation.

@@ -9,13 +9,13 @@ from components.trainer.settings import TrainConfig, TuneConfig
 
 # From nothing: 30 epochs of 5,000 images in batches of 16, with which docs/accuracy.md's figures were measured.
 # Optimiser steps grow with the square root of the number of images: a hundred times the images get a tenth of the
-# epochs. Small sets get half of these steps at least, since CTC reads nothing at all in its first thousand or two; the
-# smallest ones, of few batches, get no fewer epochs than these take.
+# epochs. Small sets get half of these steps at least, since CTC transcribes nothing at all in its first thousand or
+# two; the smallest ones, of few batches, get no fewer epochs than these take.
 _IMAGES, _STEPS = 5000, 9400
 _FEWEST_STEPS = _STEPS // 2
 STEPS_TO_READ = 2000
-"""Optimiser steps before which a network with random weights may read nothing."""
-# A base can read: less than half the steps, and a fifth for small sets, are enough (docs/accuracy.md).
+"""Optimiser steps before which a network with random weights may transcribe nothing."""
+# A start can transcribe: less than half the steps, and a fifth for small sets, are enough (docs/accuracy.md).
 _WARM_STEPS = 4400
 _FEWEST_WARM_STEPS = _STEPS // 5
 _EPOCHS = (3, 300)
@@ -23,7 +23,7 @@ _EPOCHS = (3, 300)
 _PATIENCE = 0.4
 
 RATE = 2e-3
-# A few images at RATE cost a base what it knows of other writers; thousands teach it more at that rate than at a low
+# A few images at RATE cost a start what it knows of other writers; thousands teach it more at that rate than at a low
 # one. docs/experiments.md has the figures; the square root between them is a choice.
 _WARM_RATE, _WARM_IMAGES = 5e-4, 300
 

@@ -14,7 +14,7 @@ import tensorflow_transform as tft
 
 from components.common import storage
 from components.common.console import announced, console
-from components.common.datasets import expand
+from components.common.datasets import expand, write_text
 from components.common.words import counted
 from components.trainer import export, warm_start
 from components.trainer.accelerators import is_chief, training_strategy, use_accelerators, use_float32
@@ -79,7 +79,7 @@ def run_fn(fn_args: Any) -> None:
 
     state_dir = None
     if parent := fn_args.custom_config.get("checkpoint_dir"):
-        # What the base holds, not where it lies: without a cache it is unpacked to another place each time.
+        # What the start holds, not where it lies: without a cache it is unpacked to another place each time.
         content = start.version and storage.digest(start.version)
         same_start = train.model_copy(update={"warm_start": content})
         sections = [section.model_dump_json() for section in (transform, model_config, same_start)]
@@ -131,8 +131,9 @@ def run_fn(fn_args: Any) -> None:
         "temperature": temperature, "best_validation_cer": fitting.best_cer + kept.added_cer,
         "training": dataclasses.asdict(fitting.outcome(device)),
     }  # fmt: skip
-    _write(os.path.join(fn_args.serving_model_dir, SETTINGS_FILE), json.dumps(settings, indent=1, ensure_ascii=False))
-    _write(os.path.join(fn_args.model_run_dir, HISTORY_FILE), json.dumps(fitting.history, indent=1))
+    text = json.dumps(settings, indent=1, ensure_ascii=False)
+    write_text(os.path.join(fn_args.serving_model_dir, SETTINGS_FILE), text)
+    write_text(os.path.join(fn_args.model_run_dir, HISTORY_FILE), json.dumps(fitting.history, indent=1))
     with tf.io.gfile.GFile(os.path.join(fn_args.model_run_dir, SHEET_FILE), "wb") as file:
         file.write(augmentation_sheet(training, train))
     if state_dir:
@@ -173,7 +174,7 @@ def _tell_unalignable(source: Source, directory: str) -> None:
         console().print(
             f"  left out {counted(len(source.unalignable), 'image')} with fewer frames than the label needs: {shown}"
         )
-        _write(os.path.join(directory, UNALIGNABLE_FILE), json.dumps(source.unalignable, ensure_ascii=False))
+        write_text(os.path.join(directory, UNALIGNABLE_FILE), json.dumps(source.unalignable, ensure_ascii=False))
     if not source.samples:
         raise ValueError("no image can be trained on: all are too narrow for their labels; see transform.preset")
 
@@ -183,9 +184,3 @@ def _images_for_warmup(source: Source) -> list[bytes]:
     inputs, _ = next(iter(plain_batches(source, _WARMUP_IMAGES)))
     height = inputs["images"].shape[1]
     return [export.drawn_image(height, max(int(width), 1)) for width in inputs["widths"]]
-
-
-def _write(path: str, text: str) -> None:
-    tf.io.gfile.makedirs(os.path.dirname(path))
-    with tf.io.gfile.GFile(path, "w") as file:
-        file.write(text)

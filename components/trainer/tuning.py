@@ -142,7 +142,7 @@ class RecogniserTuner(keras_tuner.Tuner):
         freeze(model, train.freeze)
         fitting = Fitting(model, self.training_source, self.validation_source, self.characters, train, new=new)
         fitting.run()
-        if fitting.broken:  # a warm start ends with the weights of its base then
+        if fitting.broken:  # a warm start ends with the weights of its start then
             raise FloatingPointError(fitting.broken)
         return {"validation_cer": fitting.best_cer}
 

@@ -20,6 +20,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 
+from components.common.datasets import write_text
 from components.transform.decoding import NOTHING, decode_grey, kinds_of
 from components.transform.settings import TransformConfig
 from htr_client.model_facts import COLUMNS_PER_FRAME, LEAST_CONTRAST
@@ -180,9 +181,7 @@ class _CollectAlphabet(tft_beam.experimental.PTransformAnalyzer):
             alphabet = sorted(codes if given is None else set(map(ord, given)))
             if path is None:
                 return np.array(alphabet, np.int32)
-            tf.io.gfile.makedirs(os.path.dirname(path))
-            with tf.io.gfile.GFile(path, "w") as file:
-                file.write(json.dumps([chr(code) for code in alphabet], ensure_ascii=False))
+            write_text(path, json.dumps([chr(code) for code in alphabet], ensure_ascii=False))
             return path
 
         return (

@@ -28,13 +28,6 @@ def add_commands(add: AddCommand) -> None:
     command.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or globs")
     command.add_argument("--output", required=True, metavar="DIR", help="new folder for labels.csv and images")
     command.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="labelled images, which are left out; may be repeated",
-    )
-    command.add_argument(
         "--above",
         type=fraction,
         default=0.5,
@@ -42,7 +35,7 @@ def add_commands(add: AddCommand) -> None:
         help="keep texts at least as confident as C (default: %(default)s)",
     )
     add_model_arguments(command, line_finder=False)
-    add_config_arguments(command, None, MODELS)
+    add_config_arguments(command, "labelled images, which are left out; may be repeated", MODELS)
 
 
 def _label(arguments: argparse.Namespace) -> int:

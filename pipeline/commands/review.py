@@ -76,16 +76,18 @@ def _review(arguments: argparse.Namespace) -> int:
                 known.update(labelled.digests(data, notes))
         if arguments.logs:
             with announced("Reading the logs"):
-                doubts = review.from_logs(arguments.logs, arguments.below, unread, notes, arguments.since)
+                doubts = review.from_logs(
+                    arguments.logs, arguments.below, unread, notes, arguments.since, data.max_pixels
+                )
                 count, found = write(doubts)
         else:
             images: Iterable[str] = list(expand(arguments.images))
             if known:
                 images = labelled.unlabelled(images, known, counts, data.max_pixels)
             said = announced(lambda: f"Asking the server: {counted(seen, 'image')} answered")
-            with client_from(arguments) as client, said:
+            with client_from(arguments, max_pixels=data.max_pixels) as client, said:
                 answers = counting(client.transcribe_many(images))
-                count, found = write(review.from_answers(answers, arguments.below, unread))
+                count, found = write(review.from_answers(answers, arguments.below, unread, data.max_pixels))
     except (HtrError, StoreError) as error:
         raise CommandError(str(error)) from error
     except (review.ReviewError, DatasetError, ValueError) as error:

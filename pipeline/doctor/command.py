@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 from pipeline.doctor import examination, gpu_comparison
 
@@ -22,7 +23,7 @@ def run(arguments: argparse.Namespace, workspace: str) -> int:
     findings = examination.examine(workspace, wait=_tell)
     problems = [text for finding in findings for text in finding.problems]
     if not arguments.gpu:
-        print(examination.as_json(findings) if arguments.json else examination.as_text(findings))
+        print(_line(examination.as_json(findings)) if arguments.json else examination.as_text(findings))
         if not problems and not arguments.json:
             print("\nNothing prevents work.")
         return 1 if problems else 0
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace, workspace: str) -> int:
             ],
             "problems": problems,
         }
-        print(json.dumps({**json.loads(examination.as_json(findings)), **figures}, ensure_ascii=False))
+        print(_line({**examination.as_json(findings), **figures}))
     else:
         print("\n".join(["### htr doctor --gpu", "", *report, "", found.as_markdown(), "", *problems]).rstrip())
     return 1 if problems else 0
@@ -70,14 +71,18 @@ def _end_early(
         The exit code.
     """
     if as_json:
-        report = json.loads(examination.as_json(findings))
+        report = examination.as_json(findings)
         report["problems"] += [error] if error else []
-        print(json.dumps(report, ensure_ascii=False))
+        print(_line(report))
     elif shown:
         print(examination.as_text(shown))
     if error:
         _tell(f"error: {error}")
     return 1
+
+
+def _line(report: dict[str, Any]) -> str:
+    return json.dumps(report, ensure_ascii=False)
 
 
 def _tell(text: str) -> None:

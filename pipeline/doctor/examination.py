@@ -84,12 +84,12 @@ def as_text(findings: list[Finding]) -> str:
     return "\n".join([*lines, "", *remarks] if remarks else lines)
 
 
-def as_json(findings: list[Finding]) -> str:
-    """The report for programs, on one line."""
+def as_json(findings: list[Finding]) -> dict[str, Any]:
+    """The report for programs."""
     report: dict[str, Any] = {f.name.lower(): {"text": f.text, **f.values} for f in findings}
     report["problems"] = [text for finding in findings for text in finding.problems]
     report["notes"] = [text for finding in findings for text in finding.notes]
-    return json.dumps(report, ensure_ascii=False)
+    return report
 
 
 def versions() -> dict[str, str | None]:

@@ -96,6 +96,7 @@ def train(folder: Path, name: str, epochs: int, mixed_precision: bool) -> dict[s
     """
     settings = TrainConfig(epochs=epochs, patience=epochs, mixed_precision=mixed_precision)
     device = use_accelerators(settings)
+    precision = keras.mixed_precision.dtype_policy().compute_dtype
     target, run = folder / name, folder / f"{name}-run"
     training.run_fn(
         SimpleNamespace(
@@ -112,7 +113,7 @@ def train(folder: Path, name: str, epochs: int, mixed_precision: bool) -> dict[s
     gpus = tf.config.list_physical_devices("GPU")
     return {
         "device": device,
-        "precision": "float16" if device.endswith(", float16") else "float32",
+        "precision": precision,
         "epoch_seconds": (seconds[-1] - seconds[0]) / (len(seconds) - 1),
         "validation_cer": min(epoch["validation_cer"] for epoch in history),
         "memory": tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpus else None,

@@ -83,43 +83,35 @@ def _render(rendered: Rendered, base: Path) -> Path:
 
 
 def choose(real: Real, data: Path, base: Path) -> Path:
-    """The folder of a real set, or one with the chosen part of its rows, the same rows each time, or their words.
+    """The folder of a real set, or one with what is taken of it, the same each time.
 
     Args:
         real: The set, and what is taken of it.
-        data: Folder that holds the sets.
+        data: Folder that holds the sets, and in `pages` those of the pages of some, named without "-lines".
         base: Folder below which what is chosen is written.
     """
     source = data / real.name
-    if real.share == 1.0 and not (real.words or real.capitals or real.pages or real.composed):
+    if real.share == 1.0 and real.made == "rows":
         return source
     name = real.name if real.share == 1.0 else f"{real.name}-{real.part + 1}"
     # Another model would find other words and letters.
-    if real.words:
-        name += f"-words-{str(packing.release('line'))[:8]}"
-    if real.capitals:
-        name += f"-capitals-{real.capitals}-{str(packing.release('line'))[:8]}"
-    if real.composed:
-        name += f"-composed-{real.composed}-{str(packing.release('line'))[:8]}"
-    if real.pages:
-        name += "-pages"
-    folder = base / name
+    suffix, make = {
+        "rows": ("", _copy),
+        "words": ("-words-{model}", _cut),
+        "capitals": ("-capitals-{images}-{model}", _write_in_capitals),
+        "composed": ("-composed-{images}-{model}", _compose),
+        "pages": ("-pages", _cut_anew),
+    }[real.made]
+    folder = base / (name + suffix.format(images=real.images, model=str(packing.release("line"))[:8]))
     if folder.exists():
         return folder
     rows = [row for row in rows_of(source) if int(_draw(row["filename"]) / real.share) == real.part]
     with made_whole(folder) as target:
-        if real.capitals:
-            _write_in_capitals(rows, source, target, real.capitals)
-        elif real.pages:
-            _cut_anew(rows, data / "pages" / real.pages, target)
-        elif real.composed:
-            _compose(rows, source, target, real.composed)
-        else:
-            (_cut if real.words else _copy)(rows, source, target)
+        make(rows, source, target, real.images)
     return folder
 
 
-def _copy(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
+def _copy(rows: Sequence[dict[str, str]], source: Path, target: Path, _: int) -> None:
     """Copies rows of a set with their images."""
     (target / IMAGES_FOLDER).mkdir(parents=True)
     with whole_table(target / LABELS_FILE, COLUMNS) as write:
@@ -128,7 +120,7 @@ def _copy(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
             write(row[column] for column in COLUMNS)
 
 
-def _cut(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
+def _cut(rows: Sequence[dict[str, str]], source: Path, target: Path, _: int) -> None:
     """Cuts out the words of lines."""
     with announced(f"Cutting words out of {len(rows)} lines ({source.name})"):
         counts = write_words(rows, source, packing.unpack("line"), target, seed=0)
@@ -138,7 +130,7 @@ def _cut(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
     )
 
 
-def _cut_anew(rows: Sequence[dict[str, str]], source: Path, target: Path) -> None:
+def _cut_anew(rows: Sequence[dict[str, str]], source: Path, target: Path, _: int) -> None:
     """Cuts lines out of pages; each page is by the writer of its lines among these rows, whose files have its name."""
     writers = {re.sub(r"_l\d+$", "", Path(row["filename"]).stem): row["writer"] for row in rows}
 
@@ -146,10 +138,11 @@ def _cut_anew(rows: Sequence[dict[str, str]], source: Path, target: Path) -> Non
         name = page.partition("_")[2]  # after that of the set
         return next((writer for there, writer in writers.items() if there.endswith(name)), None)
 
-    with announced(f"Cutting lines out of pages ({source.name})"):
-        counts = write_lines(source, writer_of, target, _IMAGES_OF_A_LINE, seed=0)
+    pages = source.parent / "pages" / source.name.removesuffix("-lines")
+    with announced(f"Cutting lines out of pages ({pages.name})"):
+        counts = write_lines(pages, writer_of, target, _IMAGES_OF_A_LINE, seed=0)
     console().print(
-        f"{source.name}: {counted(counts.written, 'image')} of lines; left out: {counted(counts.left_out, 'line')} "
+        f"{pages.name}: {counted(counts.written, 'image')} of lines; left out: {counted(counts.left_out, 'line')} "
         f"without text or usable outline, {counted(counts.pages_left_out, 'page')} of which there is no other line"
     )
 

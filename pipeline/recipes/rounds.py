@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 from components.trainer.settings import Augmentation
 
@@ -39,20 +40,18 @@ class Real:
         credit: Whom to attribute, with the licence.
         share: Part of the rows that is used; few writers in many long lines would cost more time than they are worth.
         part: Number of the part, counted from 0: another round can take other rows.
-        words: Whether the words of its lines are cut out, where the base model for lines that is shipped finds them.
-        capitals: Number of words in capitals that are put together from its capital letters, instead of its lines.
-        pages: Folder below `pages` of the pages that its lines are from: these are cut anew, instead of its lines.
-        composed: Number of lines that are composed of its words, instead of its lines.
+        made: What is taken of these rows: themselves; their "words", cut out where the base model for lines that is
+            shipped finds them; words in "capitals", put together from capital letters, or lines "composed" of words,
+            both of them found in the same way; or lines cut anew out of the "pages" that they are from.
+        images: How many words in capitals or composed lines are made.
     """
 
     name: str
     credit: str
     share: float = 1.0
     part: int = 0
-    words: bool = False
-    capitals: int = 0
-    pages: str = ""
-    composed: int = 0
+    made: Literal["rows", "words", "capitals", "composed", "pages"] = "rows"
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,17 +100,17 @@ _TIMEUS = Real("timeus-lines", "timeuscorpus (HTR-United), CC BY 4.0", share=0.2
 _MSS19 = Real("mss19-lines", "CREMMA-MSS-19 (HTR-United), CC BY 4.0")
 _FRENCH = (_POILUS, _TIMEUS, _MSS19)
 _FRENCH_2, _FRENCH_3, _FRENCH_4 = ((_POILUS, replace(_TIMEUS, part=part), _MSS19) for part in (1, 2, 3))
-_DHSD_WORDS, _POILUS_WORDS, _TIMEUS_WORDS, _MSS19_WORDS = (replace(real, words=True) for real in (_DHSD, *_FRENCH))
+_DHSD_WORDS, _POILUS_WORDS, _TIMEUS_WORDS, _MSS19_WORDS = (replace(real, made="words") for real in (_DHSD, *_FRENCH))
 _FRENCH_WORDS = (_POILUS_WORDS, _TIMEUS_WORDS, _MSS19_WORDS)
 _HALF_OF_WORDS = tuple(replace(real, share=0.5, part=1) for real in (_POILUS_WORDS, _MSS19_WORDS))
 _OTHER_HALF_OF_WORDS = tuple(replace(real, part=0) for real in _HALF_OF_WORDS)
-_DHSD_CAPITALS = replace(_DHSD, capitals=4500)
-_OF_PAGES = (replace(_POILUS, pages="poilus"), replace(_MSS19, pages="mss19"))
+_DHSD_CAPITALS = replace(_DHSD, made="capitals", images=4500)
+_OF_PAGES = tuple(replace(real, made="pages") for real in (_POILUS, _MSS19))
 _COMPOSED = (
-    replace(_DHSD, composed=2500),
-    replace(_POILUS, composed=1200),
-    replace(_TIMEUS, part=1, composed=500),
-    replace(_MSS19, composed=1000),
+    replace(_DHSD, made="composed", images=2500),
+    replace(_POILUS, made="composed", images=1200),
+    replace(_TIMEUS, part=1, made="composed", images=500),
+    replace(_MSS19, made="composed", images=1000),
 )
 
 RECIPES: dict[str, Sequence[Round]] = {

@@ -13,9 +13,10 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from htr_client.whole_files import write_whole
 from serving.configuration.files import render
 from serving.configuration.settings import FOLDER, Settings
-from serving.configuration.tls import ssl_config, write
+from serving.configuration.tls import ssl_config
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
             if arguments.output is None:
                 print(text, end="")
             else:
-                write(text, arguments.output)
+                write_whole(arguments.output, text.encode(), mode=0o600)  # one of that name may be readable by others
             for warning in warnings:
                 print(f"warning: {warning}", file=sys.stderr)
             return 0

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import ssl
-import tempfile
 import time
 from pathlib import Path
 
@@ -77,28 +75,6 @@ def _end(server: ssl.SSLContext, certificate: Path) -> float:
         why = getattr(error, "verify_message", error)
         raise ValueError(f"No client would accept {certificate}: {why}") from error
     return float(ssl.cert_time_to_seconds(str(found["notAfter"])))
-
-
-def write(text: str, path: Path) -> None:
-    """Writes a file that its owner alone can read; one of that name is replaced, whoever owns it, or stays as it is.
-
-    Args:
-        text: Content.
-        path: Where it goes.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # mode 0600
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _read(path: Path) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from htr_client.whole_files import write_whole
 from serving.file_lock import locked
 
 LABELS = ("stable", "canary")
@@ -42,14 +42,13 @@ class Refused(RolloutError):
 @functools.cache
 def messages() -> Any:
     """The messages of model configurations and of ModelService, by their names; loaded when they are needed."""
-    from htr_client.messages import POOL
-    from serving.protos import message_classes
+    from htr_client.messages import message_class
 
     names = (
         "ModelServerConfig", "ReloadConfigRequest", "ReloadConfigResponse", "GetModelStatusRequest",
         "GetModelStatusResponse", "GetModelMetadataRequest", "GetModelMetadataResponse",
     )  # fmt: skip
-    return SimpleNamespace(**message_classes(POOL, [f"tensorflow.serving.{name}" for name in names]))
+    return SimpleNamespace(**{name: message_class(f"tensorflow.serving.{name}") for name in names})
 
 
 @dataclass(frozen=True)
@@ -208,17 +207,7 @@ class Labels:
         kept = {label: versions[-_HISTORY_LENGTH:] for label, versions in history.items()}
         everything = {**self.histories, self.name: kept}
         text = f"{_HEADER}{_HISTORY_MARK}{json.dumps(everything)}\n{text_format.MessageToString(config)}"
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{CONFIG_FILE}-", dir=self.path.parent)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(descriptor)
-            os.chmod(temporary, 0o644)  # a server runs as another user
-            os.replace(temporary, self.path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_whole(self.path, text.encode(), mode=0o644)  # a server runs as another user
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

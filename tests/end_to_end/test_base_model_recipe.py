@@ -56,7 +56,7 @@ def write_page(folder, name, lines):
 
 def test_lines_are_cut_anew_out_of_pages(sets, tmp_path, capfd):
     rows = base_model.rows_of(sets / "letters")
-    real = Real("letters", "", pages="letters")
+    real = Real("letters", "", made="pages")
     by_writer = {writer: [row for row in rows if row["writer"] == writer] for writer in {row["writer"] for row in rows}}
     named = []
     for writer, lines in by_writer.items():  # a page of two lines; its writer is told by other lines of it
@@ -87,7 +87,7 @@ def test_from_both_kinds_of_images_to_the_packed_files(sets, tmp_path, monkeypat
         Round([Rendered("drawn", 40, 12, 3)], [letters], 1),
         Round(
             [Rendered("again", 30, 12, 4), Rendered("forms", 20, 12, 5, forms=True)],
-            [letters, replace(letters, words=True), replace(letters, capitals=400)],
+            [letters, replace(letters, made="words"), replace(letters, made="capitals", images=400)],
             1,
         ),
     ]

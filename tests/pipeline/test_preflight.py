@@ -137,6 +137,12 @@ def test_settings_that_the_task_does_not_use_are_named(task, given, named, tmp_p
         (["train.warm_start=none", "train.start_share=0.1", "train.keep_characters=false"],
          "train.start_share, train.keep_characters have no effect with train.warm_start=null"),
         (["language.enabled=false", "language.order=4"], "language.order has no effect with language.enabled=false"),
+        (["language.enabled=false", "language.texts=[places.txt]"],
+         "language.texts has no effect with language.enabled=false"),
+        (["bulk.kind=page", "bulk.format=alto", "bulk.batch_size=3", "bulk.decoder=best_path", "bulk.bfloat16=true"],
+         "bulk.kind, bulk.format, bulk.batch_size, bulk.decoder, bulk.bfloat16 have no effect with bulk.folder=null"),
+        (["bulk.folder=new", "bulk.line_finder=lines"], "bulk.line_finder has no effect with bulk.kind=\"line\""),
+        (["bulk.folder=new", "bulk.kind=page", "bulk.line_finder=lines", "bulk.format=alto"], None),
     ],
 )  # fmt: skip
 def test_settings_that_another_one_switches_off_are_named(given, told, tmp_path, capsys):

@@ -19,7 +19,6 @@ from htr_client.pages.model import Box, Line, LineError, Page, PageError, Points
 from htr_client.pages.page_xml import from_page_xml, to_page_xml
 from htr_client.pages.plain import from_json, to_csv, to_json, to_text
 from htr_client.pages.reading import find_page, read_page
-from htr_client.pages.reading_order import in_reading_order
 from htr_client.pages.vectorising import find_lines
 from htr_client.pages.xml_files import parse
 
@@ -37,7 +36,6 @@ __all__ = [
     "find_lines",
     "find_page",
     "from_json",
-    "in_reading_order",
     "line_pitch",
     "read",
     "read_page",

@@ -34,31 +34,20 @@ class _Extent:
     height: float
 
 
-def in_reading_order(lines: Sequence[Line]) -> tuple[Line, ...]:
-    """Sorts lines as a recursive X-Y cut would (Nagy & Seth 1984), on baselines instead of pixels.
-
-    A gutter is a vertical that has lines beside each other on both sides. Lines that cross it, such as headings, divide
-    the page into bands, each with columns of its own. The skew of the page, the median over its baselines, is taken out
-    first: by rotation, or where that shows columns better, by shear, since writers climb between upright margins.
-
-    Args:
-        lines: Lines with a baseline or a polygon.
-
-    Returns:
-        The same lines. Without gutters from top to bottom, and lines at the same height from left to right.
-    """
-    return tuple(line for block in _blocks(lines) for line in block)
-
-
 def with_columns(lines: Sequence[Line]) -> tuple[Line, ...]:
     """Lines in reading order, each with its column as region: tools that sort the lines of a region keep columns apart.
+
+    They are sorted as a recursive X-Y cut would (Nagy & Seth 1984), on baselines instead of pixels. A gutter is a
+    vertical that has lines beside each other on both sides. Lines that cross it, such as headings, divide the page into
+    bands, each with columns of its own. The skew of the page, the median over its baselines, is taken out first: by
+    rotation, or where that shows columns better, by shear, since writers climb between upright margins.
 
     Args:
         lines: Lines with a baseline or a polygon; their regions are replaced.
 
     Returns:
-        The lines, in the order of `in_reading_order`. Their regions are "column_1" and so on, those of lines across
-        columns too; "" where there is only one.
+        The lines; without gutters from top to bottom, and lines at the same height from left to right. Their regions
+        are "column_1" and so on, those of lines across columns too; "" where there is only one.
     """
     blocks = _blocks(lines)
     names = [f"column_{number}" for number in range(1, len(blocks) + 1)] if len(blocks) > 1 else [""]

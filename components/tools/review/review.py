@@ -30,6 +30,7 @@ from components.tools.log_times import read_time, time_column
 from htr_client import Transcription
 from htr_client.errors import ImageError
 from htr_client.image_files import pack
+from htr_client.model_facts import MAX_PIXELS
 from htr_client.pages.xml_files import read_confidence
 from htr_client.results import rounded
 
@@ -61,7 +62,12 @@ class Doubt:
 
 
 def from_logs(
-    folders: list[str], below: float, unread: list[str], notes: list[str], since: datetime | None = None
+    folders: list[str],
+    below: float,
+    unread: list[str],
+    notes: list[str],
+    since: datetime | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Doubt]:
     """Doubts in logs of requests: guesses that are not believed, and empty ones, whatever their confidence.
 
@@ -71,6 +77,7 @@ def from_logs(
         unread: List that takes a line for each row that cannot be used, with its reason.
         notes: List that takes a sentence for each table that is passed over.
         since: Moment from which on rows are used, by their column `time`; all if None.
+        max_pixels: Images with more pixels are left out.
 
     Raises:
         DatasetError: There is no table, or it cannot be read, or lacks the times.
@@ -109,7 +116,7 @@ def from_logs(
             try:
                 # As a server is sent it: TIFF becomes PNG here, and what is no image is told.
                 path = resolve_image(row.fields[table.image].strip(), table)
-                image = pack(read_image(path)).data
+                image = pack(read_image(path), max_pixels).data
             except (Rejected, ImageError) as error:  # such as an image since deleted
                 unread.append(plain(f"{place}: {error}"))
                 continue
@@ -117,13 +124,16 @@ def from_logs(
             yield Doubt(image, row.fields[table.text], confidence, answered, place)
 
 
-def from_answers(answers: Iterable[Transcription], below: float, unread: list[str]) -> Iterator[Doubt]:
+def from_answers(
+    answers: Iterable[Transcription], below: float, unread: list[str], max_pixels: int = MAX_PIXELS
+) -> Iterator[Doubt]:
     """Doubts among what a server answers: guesses not believed; empty and suspect ones, whatever their confidence.
 
     Args:
         answers: Answers with the images' paths as their sources.
         below: Confidence from which on a guess is believed.
         unread: List that takes a line for each image that failed, with its reason.
+        max_pixels: As the client that asked had it.
 
     Raises:
         HtrError: The server fails.
@@ -135,7 +145,7 @@ def from_answers(answers: Iterable[Transcription], below: float, unread: list[st
             unread.append(f"{source}: {answer.error}")
         elif answer.confidence < below or answer.suspicions or not answer.text.strip():
             try:
-                image = pack(answer.source).data
+                image = pack(answer.source, max_pixels).data
             except ImageError as error:  # gone since it was read
                 unread.append(f"{source}: {error}")
                 continue

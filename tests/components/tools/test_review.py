@@ -22,6 +22,7 @@ from components.transform.settings import TransformConfig
 from htr_client import ImageError, RequestLog, Timings, Transcription
 from htr_client.image_files import pack
 from htr_client.suspicion import Suspicion
+from htr_client.testing import FakeServer
 from pipeline import cli
 from tests.conftest import drawn_image, encode, write_dataset
 
@@ -420,6 +421,22 @@ def test_what_cannot_be_read_is_counted(tmp_path, capsys):
     unread.clear()
     assert list(review.from_answers([failed], 0.5, unread)) == []
     assert len(unread) == 1 and unread[0].startswith("b.png: No bytes.")
+
+
+@pytest.mark.parametrize("is_log", [True, False])
+def test_images_as_large_as_the_setting_allows_are_collected(is_log, tmp_path, capsys):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "large.png").write_bytes(encode(drawn_image(1200, 1000, 1)))
+    (tmp_path / "logs" / "log.csv").write_text("filename,text,confidence\nlarge.png,Anna,0.2\n")
+    with FakeServer() as server:
+        source = ["--logs", str(tmp_path / "logs")]
+        if not is_log:
+            source = [str(tmp_path / "logs" / "large.png"), "--server", server.address, "--below", "1"]
+        command = ["review", *source, "--output", str(tmp_path / "review"), "--set"]
+        assert cli.main([*command, "data.max_megapixels=1"]) == cli.USAGE
+        assert "more than the limit of 1,000,000" in capsys.readouterr().err
+        assert cli.main([*command, "data.max_megapixels=2"]) == 0
+    assert len(rows(tmp_path / "review")) == 1
 
 
 def test_a_file_system_that_fails_ends_the_review_of_logs(log, tmp_path, capsys, monkeypatch):
