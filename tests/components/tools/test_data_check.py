@@ -139,6 +139,7 @@ def test_the_same_image_twice_is_named(clean, changed, capsys, kind):
 
     out = looked(changed(split, {"copy.png": copy}), capsys)
     assert "Images in more than one split: 1," in out and "copy.png (eval)" in out
+    assert "twice in one split" not in out
 
 
 def test_one_image_with_two_labels_is_named_and_shown(tmp_path, capsys):
