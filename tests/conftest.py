@@ -61,6 +61,16 @@ def until(condition: Callable[[], Value], seconds: float = 30, told: Callable[[]
     return value
 
 
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Local time is nine hours before UTC's, so that the one is not taken for the other."""
+    monkeypatch.setenv("TZ", "JST-9")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
 def drawn_image(width: int = 90, height: int = 40, seed: int = 0, channels: int = 1) -> np.ndarray:
     """A light page with a few dark strokes, uint8 [height, width] or [height, width, channels]."""
     random = np.random.default_rng(seed)

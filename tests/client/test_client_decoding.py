@@ -371,15 +371,22 @@ def test_lexicons_that_make_no_sense(words):
         Lexicon(words)
 
 
+def test_the_beginning_of_words_has_the_score_of_the_likeliest():
+    for words in ({"aa": 1, "ab": 9}, {"ab": 9, "aa": 1}):
+        lexicon = Lexicon(words).compile(AB)
+        assert lexicon.step(0, 0)[0] == max(lexicon.ending[1:])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])  # with a byte order mark, as some editors write it
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_words_and_texts_in_any_normal_form(form, tmp_path):
+def test_words_and_texts_in_any_normal_form(form, encoding, tmp_path):
     """Files of macOS and of some editors hold letters and accents apart; labels and alphabets are in NFC."""
     alphabet, log_probs = Alphabet("gnrü"), np.full((1, 4, 5), -9.0, np.float32)
     classes = alphabet.encode("grün")
     log_probs[0, range(4), classes] = -0.1
     log_probs[0, 2] = [-9, -0.5, -9, -1.0, -9]  # rather "grn"
     file = tmp_path / "words"
-    file.write_text(unicodedata.normalize(form, "grün rüng\n"), encoding="utf-8")
+    file.write_text(unicodedata.normalize(form, "grün rüng\n"), encoding=encoding)
     word = unicodedata.normalize(form, "grün")
     for lexicon in (Lexicon.from_file(file), Lexicon([word]), Lexicon.from_texts([word])):
         assert PrefixBeamSearch(lexicon=lexicon).decode(log_probs, np.array([4]), alphabet)[0].text == "grün"
@@ -394,7 +401,7 @@ def test_words_and_texts_in_any_normal_form(form, tmp_path):
         return found
 
     expected = scores(CharacterModel(["grün rüng"]))
-    assert scores(CharacterModel.from_file(file)) == expected == scores(CharacterModel([file.read_text("utf-8")[:-1]]))
+    assert scores(CharacterModel.from_file(file)) == expected == scores(CharacterModel([file.read_text(encoding)[:-1]]))
 
 
 def test_a_lexicon_and_texts_of_another_script_are_refused():

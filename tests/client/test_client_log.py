@@ -108,6 +108,12 @@ def test_rate_is_the_share_that_is_logged(tmp_path):
         log.offer(b"\x89PNG", "x", 0.5, "htr", 1)
     log.close()
     assert log.counts.seen == 5000 and 400 < log.counts.written < 600 and log.counts.dropped == 0
+    half = [RequestLog(tmp_path / name, rate=0.5) for name in ("c", "d")]
+    for log in half:
+        _offer_many(log, map(str, range(64)))
+        log.close()
+    chosen = [[row["text"] for row in rows(log.folder)] for log in half]
+    assert chosen[0] != chosen[1], "each process draws its own"
     none = RequestLog(tmp_path / "b", rate=0)
     none.offer(b"\x89PNG", "x", 0.5, "htr", 1)
     none.close()
@@ -303,7 +309,7 @@ def test_a_signal_that_ends_the_program_as_the_readme_says_loses_nothing(tmp_pat
         assert len(rows(folder)) == len(list(folder.glob("images/*"))) > 0
 
 
-def test_a_log_can_be_deleted_by_its_age(tmp_path, monkeypatch):
+def test_a_log_can_be_deleted_by_its_age(tmp_path, monkeypatch, far_east):
     """A service lives for months: what it logs in a day is in a table of that day, as its images are."""
     log, now = RequestLog(tmp_path, rate=1), 1_780_000_000
     for day in (0, 1, 2):
@@ -320,15 +326,16 @@ def test_a_log_can_be_deleted_by_its_age(tmp_path, monkeypatch):
     assert {row["filename"] for row in rows(tmp_path)} == {f"images/{path.name}" for path in tmp_path.glob("images/*")}
 
 
-def test_a_process_that_was_forked_in_the_middle_of_a_record_ends(tmp_path):
+@pytest.mark.parametrize(("work", "texts"), [(RequestLog.close, []), (_offer_and_close, ["child"])])
+def test_a_process_that_was_forked_in_the_middle_of_a_record_ends(tmp_path, work, texts):
     log = RequestLog(tmp_path, rate=1)
-    child = multiprocessing.get_context("fork").Process(target=log.close)
+    child = multiprocessing.get_context("fork").Process(target=work, args=(log,))
     with log._lock:  # as another thread of the parent may hold it
         child.start()
         child.join(30)
     ended = child.exitcode
     child.kill()
-    assert ended == 0
+    assert ended == 0 and [row["text"] for row in rows(tmp_path)] == texts
 
 
 @pytest.mark.parametrize("settings", [{"rate": 1.5}, {"rate": -0.1}, {"queue_size": 0}, {"max_bytes": -1}])

@@ -74,8 +74,10 @@ def test_boxes_of_words_lie_on_the_page_and_in_their_line():
             characters = tuple(Character(one, 0.9, span) for one, span in zip("a b", ends, strict=True))
             yield Transcription("a b", 0.8, characters, (), "htr", 1, None, Timings(0, 0, 0))
 
-    page = page_of([(0, WIDTH, 32), (300, WIDTH, 350), (0, 500, HEIGHT)])
-    for line in read_page(page, find_bars, recognise).lines:
+    page = page_of([(0, WIDTH, 32), (300, WIDTH, 350), (0, 500, HEIGHT - 2)])
+    lines = read_page(page, find_bars, recognise).lines
+    assert len(lines) == 3
+    for line in lines:
         left, top, right, bottom = line.box
         assert len(line.words) == 2 and left >= 0 and top >= 0 and right < WIDTH and bottom < HEIGHT
         for word in line.words:

@@ -1,6 +1,9 @@
-"""A single gRPC call: its deadline, and an answer that cannot be sent."""
+"""A single gRPC call: its deadline, the time that is told of it, and an answer that cannot be sent."""
 
 from __future__ import annotations
+
+import re
+import time
 
 import pytest
 import serving_toy as toy
@@ -33,6 +36,16 @@ def test_a_long_deadline_is_not_cut_short(server, monkeypatch):
         client.predict(toy.predict_request({"rounds": [1]}, "burn"), timeout=6000)
     # gRPC sends a deadline with three digits and rounds it up: what is 6,000.01 s by then arrives as 6,010.
     assert 5980 < max(delays) < 6010
+
+
+def test_latencies_are_told_in_microseconds(server):
+    with Client(server.address) as client:
+        started = time.monotonic()
+        client.predict(toy.predict_request({"rounds": [1000]}, "burn"))
+        taken = 1e6 * (time.monotonic() - started)
+    page = server.service.metrics.page()
+    sums = re.findall(r"^:tensorflow:serving:(?:request|runtime)_latency_sum{.+} (\S+)$", page, re.M)
+    assert len(sums) == 2 and all(taken / 100 < float(told) < taken for told in sums)
 
 
 def test_an_answer_that_cannot_be_sent_is_an_error_and_frees_its_place(server, monkeypatch):

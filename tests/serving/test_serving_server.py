@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import Future
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -233,6 +234,9 @@ def test_metrics_at_the_configured_path(client, server, image):
     latency = ':tensorflow:serving:request_latency_count{model_name="htr",API="Predict",entrypoint="GRPC"} '
     assert latency in page
     assert page.count('le="+Inf"') >= 3
+    (resident,) = re.findall(r"^process_resident_memory_bytes{} (\S+)", page, re.M)
+    (told,) = re.findall(r"^VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    assert float(resident) == pytest.approx(int(told) * 1024, rel=0.1)
     metric = server.service.metrics.request_count
     for index in range(2000):  # names from outside must not fill the memory
         metric.add(1, f"made-up-{index}", "NOT_FOUND")

@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 from google.protobuf import text_format
 
-from serving import loaded_versions
+from serving import loaded_versions, model_manager
 from serving.loaded_versions import State
 from serving.metrics import Metrics
 from serving.model_config import ModelConfig, Policy, config_from_proto
@@ -27,7 +27,7 @@ from tests.conftest import until
 
 
 class FakeModel:
-    """Loads unless its directory holds a file named `broken` (or `slow`); notes what is open."""
+    """Loads unless its directory holds a file named `broken` (or `cold`, or `slow`); notes what is open."""
 
     open: ClassVar[set[int]] = set()
     loads: ClassVar[list[int]] = []
@@ -40,9 +40,12 @@ class FakeModel:
             time.sleep(0.2)
         if "broken" in with_file:
             raise ServingError(Code.DATA_LOSS, "broken")
+        self.is_cold = "cold" in with_file
         FakeModel.open.add(self.number)
 
     def warm_up(self) -> int:
+        if self.is_cold:
+            raise ServingError(Code.DATA_LOSS, "cold")
         return 0
 
     closed = False
@@ -133,6 +136,9 @@ def test_policies(base, make):
     until(lambda: latest.versions.available("m") == [3, 2])
     every = make(Policy("all"))
     until(lambda: every.versions.available("m") == [3, 2, 1])
+    push(base, 4)
+    until(lambda: every.versions.available("m") == [4, 3, 2, 1])
+    assert answers(every) == 4, "the newest, not the one that was loaded first"
     specific = make(Policy("specific", versions=(1, 3)))
     until(lambda: specific.versions.available("m") == [3, 1])
     assert answers(specific, number=1) == 1 and answers(specific) == 3
@@ -252,16 +258,17 @@ def test_another_directory_whose_version_is_broken_or_no_longer_wanted_replaces_
     assert manager.versions.serving["m"] == {1: served} and not served.loaded.closed
 
 
-def test_a_broken_version_is_tried_as_often_as_said_and_kept_in_the_status(base, make):
+@pytest.mark.parametrize("fault", ["broken", "cold"])
+def test_a_broken_version_is_tried_as_often_as_said_and_kept_in_the_status(base, make, fault):
     push(base, 1)
     manager = make(max_num_load_retries=2, load_retry_interval_micros=20_000)
-    push(base, 2, "broken")
+    push(base, 2, fault)
     until(lambda: FakeModel.loads.count(2) == 1 and manager.versions.status("m", 2)[0][1] == State.LOADING)
     until(lambda: manager.versions.status("m", 2)[0][1] == State.END)
     time.sleep(0.1)
-    assert FakeModel.loads.count(2) == 3
+    assert FakeModel.loads.count(2) == 3 and FakeModel.open == {1}
     number, _, error = manager.versions.status("m")[0]
-    assert number == 2 and str(error) == "DATA_LOSS: broken"
+    assert number == 2 and str(error) == f"DATA_LOSS: {fault}"
     assert answers(manager) == 1
     shutil.rmtree(base / "2")
     time.sleep(0.1)  # a version replaced between two polls is not noticed, there or here
@@ -311,6 +318,22 @@ def test_a_vanished_base_path_unloads_nothing_and_is_said_once(base, make, caplo
         (base.parent / "away").rename(base)
         manager.poll()
     assert caplog.text.count(f"Could not find base path {base} for servable m") == 2
+
+
+def test_polling_goes_on_after_a_defect(base, make, monkeypatch):
+    push(base, 1)
+    manager = make()
+    failed = []
+
+    def defect(path):
+        failed.append(path)
+        raise ValueError("a defect")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(model_manager, "find_versions", defect)
+        until(lambda: failed)
+    push(base, 2)
+    until(lambda: manager.versions.available("m") == [2])
 
 
 def test_fall_back_only_when_nothing_is_served(base, make):

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from components.batch_transcriber import batch
+from components.batch_transcriber.documents import OwnFiles
 from components.batch_transcriber.output import BatchError
 from components.batch_transcriber.transcribing import Transcriber
 from pipeline import cli
@@ -151,6 +152,24 @@ def test_an_empty_text_of_a_page_without_lines_is_done_once(transcribe, tmp_path
     (tmp_path / "in" / "2.png").unlink()
     outcome = transcribe("out", format_="text")
     assert (outcome.new, outcome.kept) == (0, 0)
+
+
+def test_a_document_whose_replacement_was_killed_is_still_the_batchs_own(tmp_path):
+    """Its notes are written first."""
+
+    def write(path, data):
+        if data == b"two" and not killed:
+            killed.append(path)
+            raise KeyboardInterrupt
+        with open(path, "wb") as file:
+            file.write(data)
+
+    killed = []
+    documents = [OwnFiles(str(tmp_path), str(tmp_path / "notes.json"), write)]
+    assert documents[0].replace("1.txt", b"one")
+    with pytest.raises(KeyboardInterrupt):
+        documents[0].replace("1.txt", b"two")
+    assert OwnFiles(str(tmp_path), str(tmp_path / "notes.json"), write).replace("1.txt", b"two")
 
 
 def test_notes_of_documents_that_a_power_cut_has_emptied_do_not_stop_a_batch(transcribe, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from components.batch_transcriber import batch, suspects
 from components.batch_transcriber.output import BatchError
 from components.batch_transcriber.settings import BulkConfig
+from components.batch_transcriber.shards import Job
 from components.batch_transcriber.transcribing import Transcriber
 from components.batch_transcriber.writing import remark
 from components.common import storage
@@ -137,6 +138,11 @@ def test_second_run_does_only_what_is_new_or_changed(transcribe, folder, tmp_pat
     assert (outcome.new, outcome.deleted) == (0, 1) and "1.jpg.xml" not in files(tmp_path / "out")
     outcome = transcribe("out", format_="page", overwrite=True)
     assert (outcome.new, outcome.kept) == (6, 0)
+
+
+def test_images_that_differ_in_their_endings_are_in_one_shard():
+    job = Job("in", "out", 1000, "page", "alto", has_documents=True)
+    assert job.shard_of("a/1.jpg") == job.shard_of("a/1.png") != job.shard_of("a/2.png")
 
 
 CORRECTED = b"<corrected by='hand'/>"

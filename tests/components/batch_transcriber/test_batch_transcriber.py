@@ -19,7 +19,7 @@ import tensorflow as tf
 from components.batch_transcriber import batch
 from components.batch_transcriber.listing import Listing, NoImages, list_images
 from components.batch_transcriber.output import BatchError
-from components.batch_transcriber.shards import plan, written
+from components.batch_transcriber.shards import Record, plan, written
 from components.batch_transcriber.transcribing import Transcriber
 from components.common import storage
 from components.example_gen.folders import find_tables
@@ -373,6 +373,7 @@ def test_an_overwrite_that_is_killed_leaves_no_old_texts_beside_the_new_ones(fol
     job, _, _ = plan(str(folder), str(output), model, 16, overwrite=False)
     for number in range(job.shards):
         job.write(job.shard_path(number), b"{}\n")
+        job.write_record(number, Record(stamps={"a.png": "1-2"}))
     remove, calls = storage.remove, iter(range(9))
 
     def killed(path):
@@ -385,6 +386,7 @@ def test_an_overwrite_that_is_killed_leaves_no_old_texts_beside_the_new_ones(fol
         plan(str(folder), str(output), model, 1000, overwrite=True)
     assert plan(str(folder), str(output), model, 1000, overwrite=True)[0].shards == 1
     assert not list(tmp_path.glob("texts-0*"))
+    assert all(job.read_record(number) == Record() for number in range(job.shards))
 
 
 def test_texts_whose_records_are_gone_do_not_stay_beside_new_ones(folder, model, tmp_path):

@@ -203,7 +203,9 @@ def test_images_that_the_graph_cannot_read_are_converted(tmp_path):
     write_dataset(tmp_path, [{"filename": "a.bmp", "text": "ab"}, {"filename": "b.png", "text": "ab"}])
     deep = (drawn_image(60, 40).astype("uint16")) << 8
     (tmp_path / "b.png").write_bytes(encode(deep))
-    for sample in read(tmp_path):
+    samples = read(tmp_path)
+    assert len(samples) == 2
+    for sample in samples:
         assert sample.image.startswith(b"\x89PNG")
         assert cv2.imdecode(__import__("numpy").frombuffer(sample.image, "u1"), cv2.IMREAD_UNCHANGED).dtype == "uint8"
 

@@ -13,10 +13,11 @@ from tfx_bsl.coders import example_coder
 
 from components.common.settings import ConfigError
 from components.example_gen import component, data_version_step, dataset
-from components.example_gen.quarantine import Quarantine, TooManyRejects, read_counts
+from components.example_gen.quarantine import Quarantine, TooManyRejects, check_counts, read_counts
 from components.example_gen.rejects import REJECTS_FILE, Reject
 from components.example_gen.settings import DataConfig
 from components.example_gen.splits import SPLITS
+from components.example_gen.table import DatasetError
 from components.line_finder.settings import PagesConfig
 from components.line_finder.steps.example_gen import Executor as PageExecutor
 from components.line_finder.steps.example_gen import PageExampleGen
@@ -189,6 +190,15 @@ def test_a_replaced_image_is_noticed(tmp_path, kind):
     assert [run_alone(tmp_path, kind, data) for _ in range(2)] == ["COMPLETE", "CACHED"]
     image.write_bytes(encode(drawn_image(300, 200, 5)))
     assert [run_alone(tmp_path, kind, data) for _ in range(2)] == ["COMPLETE", "CACHED"]
+
+
+def test_a_split_without_images_ends_the_run_and_as_many_rejected_rows_as_allowed_do_not():
+    data = DataConfig(paths=["names"], max_rejected=0.1)
+    counts = {"accepted": {"train": 80, "validation": 10, "eval": 0}, "rejected": {"empty_label": 10}}
+    with pytest.raises(DatasetError, match="No image is left for eval; rejected are 10 of 100 rows"):
+        check_counts(counts, data, [("empty_label", "row 7")], None)
+    counts["accepted"] = {"train": 80, "validation": 5, "eval": 5}
+    check_counts(counts, data, [], None)
 
 
 def execute_on_pages(folder, data, rejects_copy):

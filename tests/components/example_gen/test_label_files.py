@@ -13,7 +13,7 @@ from components.example_gen.rejects import as_csv
 from components.example_gen.settings import DataConfig
 from components.example_gen.table import DatasetError
 from components.transform.settings import TransformConfig
-from htr_client import Timings, Transcription
+from htr_client import RequestLog, Timings, Transcription
 from htr_client.files import SUFFIXES
 from htr_client.output import ResultWriter
 from pipeline import cli
@@ -113,6 +113,14 @@ def test_what_commands_print_as_csv_is_no_label(tmp_path):
     (folder / "labels.csv").unlink()
     with pytest.raises(DatasetError, match="not of labels"):
         read(folder)
+
+
+def test_texts_of_a_log_of_requests_are_a_models(tmp_path):
+    log = RequestLog(tmp_path, rate=1)
+    log.offer(encode(drawn_image()), "Anna", 0.5, "htr", 7)
+    log.close()
+    (sample,) = read(tmp_path)
+    assert (sample.text, sample.by_model) == ("Anna", True)
 
 
 @pytest.mark.parametrize("told", ["cp1250", "utf-16-le"])
@@ -279,13 +287,14 @@ def test_what_a_row_may_mean_is_named(tmp_path, on_disk, named, reason, detail):
     assert reject.reason == reason and detail in reject.detail
 
 
-def test_an_image_beside_others_of_its_name_is_preferred(tmp_path):
-    for folder in ("images", "thumbnails"):
-        (tmp_path / folder).mkdir()
+@pytest.mark.parametrize(("named", "found"), [("images/0", "images/0.png"), ("0", "0.png"), ("0.PNG", "0.png")])
+def test_an_image_beside_others_of_its_name_is_preferred(tmp_path, named, found):
+    for folder in (".", "images", "thumbnails"):
+        (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "0.png").write_bytes(encode(drawn_image()))
-    (tmp_path / "labels.csv").write_text("filename,text\nimages/0,Anna\n")
+    (tmp_path / "labels.csv").write_text(f"filename,text\n{named},Anna\n")
     (sample,) = read(tmp_path)
-    assert sample.id.endswith("/images/0.png")
+    assert sample.id == f"{tmp_path.name}/{found}"
 
 
 @pytest.mark.parametrize("named", ["train/5.png", "train/5", "train/5.PNG", "train\\5.png"])

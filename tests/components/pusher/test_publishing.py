@@ -101,6 +101,10 @@ def test_commands_about_versions(model, tmp_path, capsys):
         and f"Version {second} is withdrawn. Bring it back with `htr restore {second} --workspace {tmp_path}`" in said
     )
     assert "servers without labels take it" in htr("restore", second)[1]
+    htr("rollback")
+    third = publishing.push(str(model), str(base), keep=5)
+    assert f"Version {third} is newer and stays in service." in htr("restore", second)[1]
+    shutil.rmtree(base / str(third))
     assert htr("promote", first, "--label", "stable")[0] == 0
     htr("rollback")
     assert f"stays with version {first}: htr promote {second} --label stable" in htr("restore", second)[1]

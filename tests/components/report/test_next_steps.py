@@ -222,6 +222,12 @@ def test_few_labels_that_adapt_a_base_ask_for_unlabelled_images(images, warm, la
     assert any("htr label" in step and f"than {images}" in step for step in steps) == label
 
 
+def test_texts_by_a_model_are_no_labels():
+    counts = {"accepted": {"train": 2500}, "by_model": {"train": 2000}, "rejected": {}, "notes": []}
+    splits = {name: split_of(words(count), ["w"] * count) for name, count in (("train", 2500), ("eval", 300))}
+    assert any("500 training images are few" in step for step in suggested(read(), counts=counts, splits=splits))
+
+
 def test_a_base_that_training_made_worse():
     predictions = read(300, rate=0.2, baseline_rate=0.02)
     made = material(predictions)

@@ -188,14 +188,26 @@ def test_report_names_swapped_labels():
 def test_report_names_leaked_writers_and_images():
     predictions = table(words(400), writers=8)
     leaking = split_of(words(500), ["w2", "t1"] * 250, {b"1": ("x", "data/9.png")})
-    evaluated = split_of(list(predictions["text"]), list(predictions["writer"]), {b"1": ("x", "data/5.png")})
-    found = findings(
-        material(predictions, splits={"train": leaking, "validation": split_of([], []), "eval": evaluated})
-    )
-    assert "w2 (50 of 400" in found["leaked_writers"]["text"] and found["leaked_writers"]["severity"] == "problem"
-    assert "data/5.png" in found["leaked_images"]["text"]
+    chosen_by = split_of(words(50), ["w3"] * 50, {b"2": ("y", "data/8.png")})
+    images = {b"1": ("x", "data/5.png"), b"2": ("y", "data/6.png")}
+    evaluated = split_of(list(predictions["text"]), list(predictions["writer"]), images)
+    found = findings(material(predictions, splits={"train": leaking, "validation": chosen_by, "eval": evaluated}))
+    assert "w2, w3 (100 of 400" in found["leaked_writers"]["text"] and found["leaked_writers"]["severity"] == "problem"
+    assert all(image in found["leaked_images"]["text"] for image in ("data/5.png", "data/6.png"))
     clean = findings(material(predictions))
     assert not {"leaked_writers", "leaked_images"} & set(clean)
+
+
+@pytest.mark.parametrize(("rejected", "told"), [(30, False), (200, True)])
+def test_report_names_anomalies_and_many_rejected_rows(rejected, told):
+    counts = {"accepted": {"train": 2000, "validation": 50, "eval": 50}, "rejected": {"empty_label": rejected},
+              "notes": []}  # fmt: skip
+    anomalies = [("ERROR", "text is empty"), ("WARNING", "width drifts")]
+    found = without_plots(material(table(words(50)), counts=counts, anomalies=anomalies))["findings"]
+    assert ("rejected" in {finding["kind"] for finding in found}) == told
+    assert [(finding["severity"], finding["text"]) for finding in found if finding["kind"] == "anomaly"] == [
+        ("problem", "Data statistics: text is empty."), ("note", "Data statistics: width drifts."),
+    ]  # fmt: skip
 
 
 def test_no_writer_is_named_by_what_goes_along_with_a_version():
@@ -286,6 +298,12 @@ def test_bounds_are_told_with_what_was_measured():
     assert "no image" in str(made.verdict.failures[-1])
     alone = contents.bounds(material(table(words(50))).verdict, Config())
     assert alone[1]["met"] is None and alone[1]["value"] is None
+
+
+def test_the_better_run_is_named():
+    worse, better = table(words(300), rate=0.4), table(words(300), rate=0.05)
+    assert "Is B better? Yes:" in recogniser_runs.verdict([worse, better], 0.95)
+    assert "Is B better? No, it is worse:" in recogniser_runs.verdict([better, worse], 0.95)
 
 
 def test_slices_of_one_image_do_not_change():

@@ -1,11 +1,24 @@
-"""What the report collects from a model."""
+"""What the report collects from the data and from a model."""
 
 import pytest
 
+from components.example_gen.measures import NUMBERS
 from components.recogniser.located import located
+from components.report import collect
 from htr_client import HtrClient
 from htr_client.image_files import load
 from htr_client.testing import FakeServer, png
+
+
+def test_the_digest_of_the_data_tells_splits_apart_and_no_orders(monkeypatch):
+    row = {"text": "a", "writer": "w", "image": b"1", **dict.fromkeys(NUMBERS, 1.0)}
+    splits = {"train": [{**row, "id": "a.png"}, {**row, "id": "b.png"}], "validation": [], "eval": []}
+    monkeypatch.setattr(collect, "records", lambda _, name: splits[name])
+    _, before = collect.read_splits("")
+    splits["train"].reverse()
+    assert collect.read_splits("")[1] == before
+    splits["eval"].append(splits["train"].pop())
+    assert collect.read_splits("")[1] != before
 
 
 def test_the_report_places_characters_where_the_client_does():

@@ -1,6 +1,7 @@
 """What is told of runs: their names, how they ended, and what has become of their versions."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,22 @@ def test_a_workspace_with_runs_of_another_pipeline_says_so(note, tmp_path, capsy
     note("2026-05-04")
     assert cli.main(["runs", "--task", "pages", "--workspace", str(tmp_path)]) == cli.ERROR
     assert "no run of the pipeline htr-lines, only of htr: choose with --task" in capsys.readouterr().err
+
+
+def test_a_version_names_the_run_that_pushed_it(monkeypatch):
+    """Not a later one that found the push cached."""
+    newest_first = [RunSummary(name, [], 1.0, {}, pushed=True, version=7) for name in ("later", "first")]
+    monkeypatch.setattr(summary, "read_all", lambda *_: newest_first)
+    assert summary.read("w", "htr", "7").run_id == "first"
+
+
+def test_prometheus_is_told_of_the_newest_runs(monkeypatch, tmp_path, capsys):
+    numbers = range(prometheus.NEWEST + 5, 0, -1)
+    runs = [RunSummary(f"{number:03}", [], 1.0, {"accepted": {}, "rejected": {}}) for number in numbers]
+    monkeypatch.setattr(summary, "read_all", lambda *_, **__: runs)
+    assert cli.main(["runs", "--workspace", str(tmp_path), "--prometheus", str(tmp_path / "runs.prom")]) == cli.OK
+    told = re.findall(r'htr_run_seconds\{.*run="(\d+)"', (tmp_path / "runs.prom").read_text())
+    assert sorted(map(int, told), reverse=True) == [*numbers][: prometheus.NEWEST]
 
 
 def test_no_time_is_told_of_a_run_that_has_not_ended(note, tmp_path):

@@ -20,6 +20,7 @@ from components.example_validator import thresholds
 from components.example_validator.divergence import QUANTILES, divergence, quantiles
 from components.example_validator.settings import DRIFT_MEASURES
 from components.tools.drift import comparison, profiles
+from components.tools.log_times import parse_since
 from htr_client import RequestLog
 from pipeline import cli
 from pipeline.config import Config, load
@@ -201,6 +202,15 @@ def test_since_when_is_checked(text, capsys):
     with pytest.raises(SystemExit):
         cli.main(["drift", "--data", "log", "--since", text])
     assert "--since: either so long ago" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "hours"), [("90m", 1.5), ("12h", 12), ("1d", 24), ("2w", 336)])
+def test_so_long_ago(text, hours):
+    assert abs(datetime.now(timezone.utc) - timedelta(hours=hours) - parse_since(text)) < timedelta(minutes=1)
+
+
+def test_a_date_without_a_zone_is_of_utc(far_east):
+    assert parse_since("2026-11-28T06:00") == datetime(2026, 11, 28, 6, tzinfo=timezone.utc)
 
 
 def test_text_says_what_moved(halves, tmp_path, capsys):

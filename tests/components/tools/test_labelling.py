@@ -100,6 +100,12 @@ def test_every_image_is_accounted_for(names, tmp_path, capsys):
     assert len(list(sample)) == len(written), "the list holds no labels"
 
 
+def test_an_image_that_cannot_be_opened_is_left_to_what_transcribes_it(tmp_path):
+    paths = [str(tmp_path / name) for name in ("gone.png", "a.png")]
+    Path(paths[1]).write_bytes(encode(drawn_image()))
+    assert list(labelled.unlabelled(paths, set(), labelled.Counts())) == paths
+
+
 def test_the_command_to_train_with_them_is_about_the_same_settings(names, tmp_path, capsys):
     settings, output = tmp_path / "run.yaml", tmp_path / "my out"
     settings.write_text(f"data: {{paths: ['{names}']}}\nworkspace: '{tmp_path / 'w'}'\n")

@@ -1,6 +1,7 @@
 """`htr review`: what the model is unsure of becomes a folder to correct and train on."""
 
 import csv
+import dataclasses
 import errno
 import os
 import re
@@ -418,9 +419,10 @@ def test_what_cannot_be_read_is_counted(tmp_path, capsys):
     assert "2 could not be read" in error and "logs/log.csv, row 2: no file gone.png" in error
     error = ImageError("empty", "No bytes.")
     failed = Transcription("", 0.0, (), (), "htr", 0, "b.png", Timings(0.0, 0.0, 0.0), error)
+    gone = dataclasses.replace(failed, source=f"{folder}/gone.png", error=None)  # since it was transcribed
     unread.clear()
-    assert list(review.from_answers([failed], 0.5, unread)) == []
-    assert len(unread) == 1 and unread[0].startswith("b.png: No bytes.")
+    assert list(review.from_answers([failed, gone], 0.5, unread)) == []
+    assert len(unread) == 2 and unread[0].startswith("b.png: No bytes.") and unread[1].startswith(f"{gone.source}: ")
 
 
 @pytest.mark.parametrize("is_log", [True, False])

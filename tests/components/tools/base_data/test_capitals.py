@@ -101,7 +101,8 @@ def test_images_follow_from_the_seed(tmp_path):
 
 
 def test_every_letter_is_in_the_image_apart_from_the_others(tmp_path):
-    write_capitals(bank("one"), ["abab"] * 20, tmp_path / "words", 3, lambda _: "train", untouched)
+    counts = write_capitals(bank("one"), ["abab"] * 20, tmp_path / "words", 3, lambda _: "train", untouched)
+    assert counts == (20, 0)
     for row in rows_of(tmp_path / "words"):
         image = cv2.imread(str(tmp_path / "words" / row["filename"]), cv2.IMREAD_GRAYSCALE)
         ink = (image < image.max() - 20).any(axis=0)
