@@ -11,6 +11,7 @@ from components.evaluator.verdict import Baseline, Verdict
 from components.example_gen.measures import NUMBERS
 from components.report import analysis, contents
 from components.report.material import CloseLook, Material, Split
+from components.report.summary import Step
 from components.tools.sample_data.words import WORDS
 from components.trainer.outcome import still_falling
 from components.trainer.schedule import schedule_for
@@ -18,6 +19,9 @@ from htr_client.decoding import Alphabet, BestPath
 from htr_client.spans import pixel_spans
 from pipeline.config import Config
 from tests.conftest import drawn_image, encode
+
+STEPS = [Step("Trainer", "COMPLETE", 12.3, 2**30), Step("Transform", "CACHED", 0.1), Step("RunReport", "COMPLETE", 3)]
+FIGURES = ("reliability", "review", "distributions", "curves", "confusion")
 
 
 def words(count, seed=0):
@@ -119,3 +123,8 @@ def material(predictions, config=None, splits=None, alphabet=None, **more):
 def without_plots(made):
     """The contents of a report of this material without its plots, which take long."""
     return contents.facts(made, analysis.Characters.of(made.predictions))
+
+
+def in_words(made):
+    """The contents of a report whose figures are empty, for tests that look for words."""
+    return {**without_plots(made), "figures": dict.fromkeys(FIGURES, "")}
