@@ -49,6 +49,8 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
             print((await client.transcribe("word.png")).text)
     """
 
+    _pages = 0  # under way, those that wait for their turn too; they have one outage of the server in common
+
     async def __aenter__(self) -> "AsyncHtrClient":
         return self
 
@@ -60,6 +62,7 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
     async def close(self) -> None:
         """Closes the connection; calls under way fail, a later call would open a new one; see `HtrClient.close`."""
         self._closed += 1
+        self.__dict__.pop("_turns", None)  # a later call may be in another event loop
         await self._transport.close()
 
     async def connect(self, timeout: float = 5.0) -> None:
@@ -161,22 +164,28 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
     async def _in_turn(self, work: Callable[[_Wait], Page]) -> Page:
         """What work on a page returns, which takes a thread and, decoded, tens of megabytes: a few at a time."""
         closed = self._closed
-        async with self._turns:
-            if self._closed != closed:
-                raise was_closed(self.server)
-            return await _in_thread(work)
+        if not self._pages:
+            self._outage_of_pages = Outage(self._patience)
+        self._pages += 1
+        try:
+            async with self._turns:
+                if self._closed != closed:
+                    raise was_closed(self.server)
+                return await _in_thread(work)
+        finally:
+            self._pages -= 1
 
     def _models_of_page(
         self, line_finder: str, timeout: float | None, source: str | None, wait: _Wait
     ) -> tuple[FindMaps, PageLines]:
         """The line finder and the recogniser of the lines of one page, for a thread that waits for them."""
-        context = contextvars.copy_context()
+        context, outage = contextvars.copy_context(), self._outage_of_pages
 
         async def recognise(lines: list[Given]) -> list[Transcription]:
             return [line async for line in self._transcribe_many(_at_once(lines), timeout, context)]
 
         return (
-            lambda page: wait(self._run(self._ask_maps(page, line_finder, timeout))),
+            lambda page: wait(self._run(self._ask_maps(page, line_finder, timeout, outage))),
             PageLines(lambda lines: wait(recognise(lines)), source),
         )
 

@@ -378,7 +378,9 @@ class BaseClient(Generic[TransportT]):
                     raise
         raise AssertionError("unreachable")
 
-    def _ask_maps(self, page: bytes, line_finder: str, timeout: float | None) -> Steps[tuple[np.ndarray, float]]:
+    def _ask_maps(
+        self, page: bytes, line_finder: str, timeout: float | None, outage: Outage
+    ) -> Steps[tuple[np.ndarray, float]]:
         """The line finder's maps of a page; patient with the server, as transcribe_many is."""
         request = messages.predict_request(line_finder, None, None, SIGNATURE, {"image_bytes": [page]})
         answer = messages.PredictResponse
@@ -386,7 +388,6 @@ class BaseClient(Generic[TransportT]):
         def ask() -> Steps[Any]:
             return while_busy(Ask(messages.PREDICT, request, answer, self._deadline(timeout), self._headers()))
 
-        outage = Outage(self._patience)
         try:
             return read_maps((yield from patiently(ask, outage)))
         except ModelNotFound as error:  # the caller named no such model: a method for pages did

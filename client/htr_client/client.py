@@ -191,7 +191,7 @@ class HtrClient(BaseClient[Transport]):
         """
         context = contextvars.copy_context()
         lines = PageLines(lambda given: self._transcribe_many(iter(given), timeout, context), source)
-        return lambda page: self._run(self._ask_maps(page, line_finder, timeout)), lines
+        return lambda page: self._run(self._ask_maps(page, line_finder, timeout, Outage(self._patience))), lines
 
     def model_status(self, timeout: float | None = None) -> list[VersionStatus]:
         """Asks which versions of the model the server has.

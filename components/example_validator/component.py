@@ -146,7 +146,10 @@ def _anomalies(artifact: Any) -> Iterator[tuple[Any, str]]:
         if anomalies.HasField("dataset_anomaly_info"):
             infos.append(("dataset", anomalies.dataset_anomaly_info))
         for feature, info in infos:
-            yield info, f"{IN_WORDS.get(feature, feature)} ({split}): {info.description.rstrip('. ')}"
+            # Schema and `drift.thresholds` know the feature by its own name.
+            words = IN_WORDS.get(feature, feature)
+            place = split if words == feature else f"{feature}, {split}"
+            yield info, f"{words} ({place}): {info.description.rstrip('. ')}"
 
 
 def _read(artifact: Any, split: str) -> Any:

@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from htr_client import AsyncHtrClient, BestPath, HtrClient
+from htr_client import AsyncHtrClient, BestPath, HtrClient, aio
 from htr_client.aio_transport import AsyncGrpcTransport
 from htr_client.errors import ServerUnavailable, TimedOut
 from htr_client.network.endpoint import Endpoint
+from htr_client.network.retries import Outage
 from htr_client.testing import png
 
 
@@ -225,3 +226,29 @@ def test_pages_of_one_event_loop_are_decoded_a_few_at_a_time(server, tmp_path, c
         assert [type(error) for error in found[2:]] == [ServerUnavailable] * 3
     else:
         assert [len(page.lines) for page in found] == [1] * 5
+
+
+def test_pages_that_wait_for_their_turn_share_the_patience_with_a_server_that_is_away(monkeypatch):
+    made = []
+    monkeypatch.setattr(aio, "Outage", lambda patience: made.append(Outage(patience)) or made[-1])
+
+    async def read():
+        async with AsyncHtrClient("localhost:1", in_flight=2, patience=0.1, timeout=1) as client:
+            for _ in range(2):
+                pages = (client.transcribe_page(np.full((700, 900), 240, np.uint8)) for _ in range(5))
+                found = await asyncio.gather(*pages, return_exceptions=True)
+                assert [type(error) for error in found] == [ServerUnavailable] * 5
+
+    asyncio.run(read())
+    assert len(made) == 2, "one for all that are under way, another one for those that come later"
+
+
+def test_a_closed_client_transcribes_pages_in_another_event_loop(server):
+    client = AsyncHtrClient(server.address, in_flight=2)
+
+    async def read():
+        async with client:
+            pages = [client.transcribe_page(np.full((700, 900), 240, np.uint8)) for _ in range(5)]
+            return await asyncio.gather(*pages)
+
+    assert [len(page.lines) for _ in range(2) for page in asyncio.run(read())] == [0] * 10

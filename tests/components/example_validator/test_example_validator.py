@@ -102,7 +102,7 @@ def test_data_that_contradicts_the_schema_is_more_than_drift(tmp_path, evaluated
         return
     with pytest.raises(getattr(component, error)) as raised:
         validate(tmp_path, rules, now, then, fails, thresholds)
-    drift = "length of the text (train): median 1 in the run before, 6 now, divergence "
+    drift = "length of the text (text_length, train): median 1 in the run before, 6 now, divergence "
     assert (drift in str(raised.value)) == bool(fails)
     assert ("text (eval)" in str(raised.value)) == (error == "DataAnomalies")
     assert ("drift.fail=false" in str(raised.value)) == (error == "DataDrift")
