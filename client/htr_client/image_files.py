@@ -25,7 +25,7 @@ MAX_BYTES = 144 * 2**20
 TALL = 512
 _BACK = {6: 8, 8: 6}  # orientation that turns an image back; of others it is the same
 _FIRST_READ = 2**16
-_LONG = 255  # characters, more than which no name of a file has
+_LONG = 255  # characters, more than which no name of a file has; a path with more has a file's ending, base64 no dot
 _RAISE = "raise the limit: max_pixels in Python, --set data.max_megapixels in commands that take --set"
 _STRIP = 2**20  # pixels that become grey at a time, since what lies between takes several times their bytes
 
@@ -212,7 +212,7 @@ def read(image: Image) -> bytes:
 
 
 def _unreadable(path: str, why: str) -> ImageError:
-    if len(path) <= _LONG:
+    if len(path) <= _LONG or "." in path:
         return ImageError("unreadable", f"Cannot read {path!r}: {why}.")
     ends = f"{path[:60]}...{path[-60:]}"  # all of an image in base64 would go into logs
     return ImageError(

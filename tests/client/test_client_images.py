@@ -101,6 +101,13 @@ def test_base64_in_place_of_its_bytes_is_told_without_all_of_it(begin):
         assert ("base64, decode it" in str(error.value)) == (size > 64)
 
 
+def test_a_long_path_is_told_as_it_is(tmp_path):
+    path = str(tmp_path.joinpath(*["d" * 50] * 6, "missing.png"))
+    with pytest.raises(ImageError, match="d" * 50 + "/missing.png': No such file") as error:
+        image_files.load(path)
+    assert path in str(error.value) and "base64" not in str(error.value)
+
+
 # What it does not read becomes an upright grey PNG.
 
 

@@ -40,10 +40,8 @@ def read_addresses(target: str | Sequence[str]) -> tuple[list[str], bool | None]
     several = isinstance(target, Collection) and not isinstance(target, (str, bytes))
     for given in target if several else [target]:
         if not isinstance(given, str):  # without it: a password may stand in it
-            raise TypeError(
-                f"an address is a str, such as 'localhost:8500', not a {type(given).__name__}: "
-                "see whether a variable of the environment is not set"
-            )
+            unset = "; is a variable of the environment not set?" if given is None else ""
+            raise TypeError(f"an address is a str, such as 'localhost:8500', not a {type(given).__name__}{unset}")
     if isinstance(target, str):
         target = [target] if _GRPC_SCHEME.match(target) else target.split(",")
     if len(target) == 1 and _GRPC_SCHEME.match(target[0]):

@@ -50,7 +50,8 @@ def test_least_sure_answers_of_logs_become_a_dataset(log, tmp_path, capsys):
     found = rows(output)
     assert [row["text"] for row in found] == [f"guess {number}" for number in range(10)]
     assert all(row["guess"] == row["text"] and row["model_version"] == "7" for row in found)
-    assert "transcribed with confidence 15 %, " in (output / "review.html").read_text(encoding="utf-8")
+    page = (output / "review.html").read_text(encoding="utf-8")
+    assert "transcribed with confidence 15 %, " in page and "confidence below 0.01 %, " in page
     assert (output / found[3]["filename"]).read_bytes() == encode(drawn_image(200, 40, 3))
     # What the pipeline makes of it once it is corrected.
     settings = DataConfig(paths=[str(output)])
