@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--runner", choices=["local", "dask"], default="local")
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     args = parser.parse_args()
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, usable_cores() // args.workers)))
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, usable_cores() // max(1, args.workers))))
     samples = read(args.data)
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)

@@ -91,9 +91,12 @@ def without_effect(config: Config) -> list[str]:
         Sentences such as "tune.epochs has no effect with tune.trials=0".
     """
     default, found = Config(), []
+    told: set[str] = set()
     for switch, off, others in _SWITCHES:
         names = [name for name in others if attrgetter(name)(config) != attrgetter(name)(default)]
+        names = [name for name in names if name not in told]
         if names and attrgetter(switch)(config) == off:
+            told.update(names)
             has = "has" if len(names) == 1 else "have"
             found.append(f"{', '.join(names)} {has} no effect with {switch}={json.dumps(off)}")
     return found

@@ -1,7 +1,7 @@
 """StatisticsGen without Beam: TFDV's own generators, one after the other over the examples of a split.
 
 TFX's builds a Beam pipeline of hundreds of transforms for them. In one process that takes seconds before it begins, and
-no less time for an example afterwards: a million examples are read in about a minute.
+no less time for an example afterwards: a million examples are read in about a minute, where images have 100 kB in five.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from typing import Any
 
 from tensorflow_data_validation import StatsOptions
 from tensorflow_data_validation.statistics import stats_impl
+from tensorflow_data_validation.statistics.generators.basic_stats_generator import BasicStatsGenerator
+from tensorflow_data_validation.statistics.generators.top_k_uniques_sketch_stats_generator import (
+    TopKUniquesSketchStatsGenerator,
+)
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx.components.statistics_gen.executor import DEFAULT_FILE_NAME
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
@@ -23,6 +27,8 @@ from components.example_gen.examples import serialized
 from components.example_validator.divergence import QUANTILES
 
 _BATCH, _BATCH_BYTES = 1000, 16 * 2**20  # what is added at once: so many examples, or of so many bytes
+# Different values of a feature up to which they are counted exactly; TFDV's own sketches begin to guess at 1,024.
+_EXACT = 2**20
 
 
 class StatisticsGenSpec(component_spec.ComponentSpec):
@@ -53,14 +59,21 @@ class Executor(base_executor.BaseExecutor):
 
 
 def statistics_of(examples: Iterator[bytes], schema: schema_pb2.Schema) -> statistics_pb2.DatasetFeatureStatisticsList:
-    """What TFDV finds in examples, as `tfdv.GenerateStatistics` does.
+    """What TFDV finds in examples, as `tfdv.GenerateStatistics` does, up to a million different values of a feature.
 
     Args:
         examples: Serialized tf.Examples; any number, they are not held in memory.
         schema: What is known of their features.
     """
-    options = StatsOptions(schema=schema, num_quantiles_histogram_buckets=QUANTILES)
-    generators = stats_impl.get_generators(options, in_memory=True)
+    options = StatsOptions()
+    generators = [
+        BasicStatsGenerator(schema=schema, num_quantiles_histogram_buckets=QUANTILES),
+        TopKUniquesSketchStatsGenerator(
+            schema=schema, num_top_values=options.num_top_values,
+            num_rank_histogram_buckets=options.num_rank_histogram_buckets,
+            num_misragries_buckets=_EXACT, num_kmv_buckets=_EXACT,
+        ),
+    ]  # fmt: skip
     partial = [generator.create_accumulator() for generator in generators]
     decoder = ExamplesToRecordBatchDecoder()
     for batch in _batches(examples):

@@ -142,7 +142,7 @@ def learn(
 
 
 class _Tried:
-    """Language models that differ in their weight, and what they make of images: those that are asked for."""
+    """Language models that differ in their weight, and their texts of the images, decoded when they are asked for."""
 
     def __init__(self, models: Sequence[LanguageModel], alphabet: Alphabet, images: Sequence[Recorded]):
         self.models, self._alphabet, self._images = models, alphabet, images
@@ -160,7 +160,7 @@ class _Tried:
         return _edits(self.results(number), self._images)
 
     def best(self, start: int) -> int:
-        """The model to which edits fall from another one; few images have levels on the way."""
+        """The model at which edits stop falling, from another one on; of few images they often stay equal on the way."""
         at = start
         for step in (-1, 1):
             while 0 <= at + step < len(self.models) and sum(self.edits(at + step)) <= sum(self.edits(at)):

@@ -31,7 +31,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.either_stack]
 # Steps to be killed in, with the line that announces each and seconds to wait after it.
 KILLED = {
     "HandwritingExampleGen": ("Reading labels and images", 0.4),
-    "StatisticsGen": ("Computing statistics", 0.0),
     "Transform": ("Resizing and normalising images", 1.5),
     "Trainer": ("Training the network", 2.0),
     "Evaluator": ("Measuring CER and WER", 1.0),

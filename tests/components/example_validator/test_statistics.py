@@ -14,7 +14,7 @@ from components.example_validator.divergence import QUANTILES
 from components.example_validator.thresholds import SCHEMA_FILE
 
 pytestmark = pytest.mark.either_stack
-SPLITS = {"train": 700, "validation": 3, "eval": 90}
+SPLITS = {"train": 3000, "validation": 3, "eval": 90}
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,13 @@ def example(draw, number):
     text = "".join(draw.choice(list("aeinrst"), draw.integers(1, 12)))
     features = {
         "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[draw.bytes(draw.integers(50, 400))])),
+        "id": tf.train.Feature(bytes_list=tf.train.BytesList(value=[f"images/{number}.png".encode()])),
         "text": tf.train.Feature(bytes_list=tf.train.BytesList(value=[text.encode()])),
         "text_length": tf.train.Feature(int64_list=tf.train.Int64List(value=[len(text)])),
         "sharpness": tf.train.Feature(float_list=tf.train.FloatList(value=[draw.lognormal()])),
     }
     if number % 5:
-        features["writer"] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[f"w{number % 7}".encode()]))
+        features["writer"] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[f"w{number % 1499}".encode()]))
     return tf.train.Example(features=tf.train.Features(feature=features))
 
 
@@ -67,7 +68,7 @@ def agree(found, expected):
     (dataset,), (other,) = found.datasets, expected.datasets
     assert dataset.num_examples == other.num_examples
     of, expected_of = ({feature.path.step[0]: feature for feature in each.features} for each in (dataset, other))
-    assert of.keys() == expected_of.keys() == {"image", "text", "text_length", "sharpness", "writer"}
+    assert of.keys() == expected_of.keys() == {"image", "id", "text", "text_length", "sharpness", "writer"}
     for name, feature in of.items():
         numbers, expected_numbers = feature.num_stats, expected_of[name].num_stats
         for exact in ("min", "max", "num_zeros"):

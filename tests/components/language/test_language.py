@@ -23,7 +23,7 @@ from components.recogniser.model import ExportedModel
 from components.trainer.warm_start import Start
 from htr_client import ngrams
 from htr_client.beam import default_decoder
-from htr_client.decoding import Alphabet, BestPath
+from htr_client.decoding import Alphabet, BestPath, Decoded
 from htr_client.language import LanguageModel
 from serving.version_directory import LANGUAGE_MODEL_FILE
 
@@ -140,6 +140,35 @@ def test_texts_of_the_base_are_left_out_where_it_does_not_know_the_labels_charac
     alone = ngrams.count(NAMES * 20, ALPHABET, config.order, others=["otto"])
     assert found.ngrams.to_bytes() == alone.to_bytes() and facts["texts"] == 20 * len(NAMES) + 1
     assert not facts["base_texts"] and "base_weight" not in facts
+
+
+@pytest.mark.parametrize(
+    ("wrong", "base", "taken", "asked"),
+    [
+        ([90, 80, 60, 40, 20, 50], None, 0.5, {0.3, 0.4, 0.5, 0.7}),
+        ([90, 80, 60, 40, 20, 50], 0.3, 0.5, {0.2, 0.3, 0.4, 0.5, 0.7}),
+        ([90, 80, 21, 20, 60, 90], None, 0.3, {0.2, 0.3, 0.4, 0.5}),
+        ([90, 80, 20, 60, 80, 90], 0.3, 0.3, {0.2, 0.3, 0.4}),
+        ([10, 30, 50, 60, 70, 80], None, 0.1, {0.1, 0.2, 0.3, 0.4}),
+        ([20] * 6, None, 0.1, {*learning.WEIGHTS}),
+    ],
+)
+def test_weights_are_tried_as_long_as_errors_fall(monkeypatch, wrong, base, taken, asked):
+    """Of 200 images so many are transcribed wrong with each weight; with 100 without a language model."""
+    by_weight, seen = dict(zip(learning.WEIGHTS, wrong, strict=True)), set()
+
+    def decoded(weight, alphabet, recorded):
+        if not isinstance(weight, BestPath):
+            seen.add(weight)
+        bad = by_weight.get(weight, 100)
+        return [Decoded("?" * len(r.label) if i < bad else r.label, 0.5, (), ()) for i, r in enumerate(recorded)]
+
+    monkeypatch.setattr(learning, "default_decoder", lambda model, alternatives: model.weight)
+    monkeypatch.setattr(learning, "decoded", decoded)
+    known = base and LanguageModel(ngrams.count(NAMES, ALPHABET, 2), base, 0.5, 1.75)
+    found, facts = learn(NAMES * 20, ALPHABET, images(NAMES * 20, doubt=0.0), LanguageConfig(), known)
+    assert (found.weight, facts["validation_weight"]) == (taken, taken)
+    assert seen == asked
 
 
 def test_the_step_names_the_weights_that_its_figures_belong_to():
