@@ -160,7 +160,7 @@ class _Tried:
         return _edits(self.results(number), self._images)
 
     def best(self, start: int) -> int:
-        """The model at which edits stop falling, from another one on; of few images they often stay equal on the way."""
+        """The model at which edits stop falling, from another one on; of few images they may stay equal on the way."""
         at = start
         for step in (-1, 1):
             while 0 <= at + step < len(self.models) and sum(self.edits(at + step)) <= sum(self.edits(at)):
