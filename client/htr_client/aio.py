@@ -15,7 +15,6 @@ from collections.abc import (
     Iterator,
 )
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -49,7 +48,7 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
             print((await client.transcribe("word.png")).text)
     """
 
-    _pages = 0  # under way, those that wait for their turn too; they have one outage of the server in common
+    _pages = 0  # under way, those that wait for their turn too
 
     async def __aenter__(self) -> "AsyncHtrClient":
         return self
@@ -62,7 +61,6 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
     async def close(self) -> None:
         """Closes the connection; calls under way fail, a later call would open a new one; see `HtrClient.close`."""
         self._closed += 1
-        self.__dict__.pop("_turns", None)  # a later call may be in another event loop
         await self._transport.close()
 
     async def connect(self, timeout: float = 5.0) -> None:
@@ -157,15 +155,11 @@ class AsyncHtrClient(BaseClient[AsyncTransport]):
 
         return await self._in_turn(read)
 
-    @cached_property
-    def _turns(self) -> asyncio.Semaphore:
-        return asyncio.Semaphore(self._in_flight)
-
     async def _in_turn(self, work: Callable[[_Wait], Page]) -> Page:
         """What work on a page returns, which takes a thread and, decoded, tens of megabytes: a few at a time."""
         closed = self._closed
-        if not self._pages:
-            self._outage_of_pages = Outage(self._patience)
+        if not self._pages:  # perhaps in another event loop than those before
+            self._turns, self._outage_of_pages = asyncio.Semaphore(self._in_flight), Outage(self._patience)
         self._pages += 1
         try:
             async with self._turns:
