@@ -95,7 +95,8 @@ class RequestLog:
     def _reset(self) -> None:
         """Begins anew, as a process must that was forked from another: threads and locks do not survive that."""
         self._process = os.getpid()
-        self._queue: queue.Queue[_Record | None] = queue.Queue(self._queue_size)
+        # Unlike queue.Queue's, its lock is never left behind by a signal whose handler raises, as the advised one does.
+        self._queue: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._at_end: Finalize | None = None
         self._random = random.Random(secrets.randbits(64))
@@ -146,10 +147,11 @@ class RequestLog:
                     self._thread = thread
                     # Processes of multiprocessing end without atexit, and forget at their start what was asked before.
                     self._at_end = Finalize(None, self.close, exitpriority=10)
-                self._queue.put_nowait(record)
+                if self._queue.qsize() >= self._queue_size:
+                    self._drop(f"{self._queue_size} records wait for the disk already")
+                    return
+                self._queue.put(record)
                 self._bytes += len(image)
-            except queue.Full:
-                self._drop(f"{self._queue_size} records wait for the disk already")
             except Exception as error:  # the system may allow no more threads
                 self._fail(error)
 
@@ -168,15 +170,14 @@ class RequestLog:
             return  # forked, and has logged nothing: the records are the parent's, which may have held the lock
         with self._lock:
             thread, records = self._thread, self._queue
-            self._thread, self._queue = None, queue.Queue(self._queue_size)
+            self._thread, self._queue = None, queue.SimpleQueue()
             if self._at_end is not None:
                 self._at_end.cancel()
-        while thread is not None and thread.is_alive():
-            with contextlib.suppress(queue.Full):  # a thread that has ended makes no room
-                records.put(None, timeout=0.1)
-                thread.join()
+        if thread is not None:
+            records.put(None)
+            thread.join()
 
-    def _write(self, records: "queue.Queue[_Record | None]") -> None:
+    def _write(self, records: "queue.SimpleQueue[_Record | None]") -> None:
         name, number, day = "", 0, -1.0
         while (record := records.get()) is not None:
             if record.moment // _DAY != day:  # a table's age is that of its images, and both may be deleted by it

@@ -305,8 +305,42 @@ def test_a_signal_that_ends_the_program_as_the_readme_says_loses_nothing(tmp_pat
             assert loop.stdout.readline() == b"begun\n"
             time.sleep(0.1 + 0.05 * number)
             loop.send_signal(signal.SIGTERM)
-            assert loop.wait(60) == 143
+            try:
+                assert loop.wait(60) == 143
+            finally:
+                loop.kill()
         assert len(rows(folder)) == len(list(folder.glob("images/*"))) > 0
+
+
+def _end_at(number):
+    """A profiler that ends the program where Python looks for signals: at its n-th call or return from C."""
+    passed = 0
+
+    def profile(_frame, event, _):
+        nonlocal passed
+        if event in ("call", "c_return") and (passed := passed + 1) == number:
+            sys.exit(143)
+
+    return profile
+
+
+def test_a_log_can_be_closed_wherever_a_signal_ended_the_program(tmp_path):
+    """A lock that a record leaves behind would hang the process at its end."""
+    log, number, ended = RequestLog(tmp_path, rate=1), 0, True
+    while ended:
+        log.offer(b"PNG", "a", 0.5, "htr", 1)
+        number, before = number + 1, sys.getprofile()
+        try:
+            sys.setprofile(_end_at(number))
+            log.offer(b"PNG", "b", 0.5, "htr", 1)
+            ended = False
+        except SystemExit:
+            pass
+        finally:
+            sys.setprofile(before)
+        close(log)
+    texts = [row["text"] for row in rows(tmp_path)]
+    assert number > 8 and texts.count("a") == number and 1 <= texts.count("b") < number
 
 
 def test_a_log_can_be_deleted_by_its_age(tmp_path, monkeypatch, far_east):
