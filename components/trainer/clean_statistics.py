@@ -28,9 +28,8 @@ def move_statistics(model: Recogniser, images: tf.data.Dataset, share: float) ->
     kernel = softened(tf.ones([1, 1, 1, 1]), model.softening)
 
     def take_in(inputs: dict[str, tf.Tensor]) -> None:
-        x, widths = tf.cast(tf.nn.conv2d(inputs["images"], kernel, 1, "SAME"), model.compute_dtype), inputs["widths"]
-        for stage in model.stages:
-            x, widths = stage(x, widths, training=True)
+        images = tf.nn.conv2d(inputs["images"], kernel, 1, "SAME")
+        model.features(images, tf.sequence_mask(inputs["widths"], tf.shape(images)[2]), training=True)
 
     traced = tf.function(take_in, input_signature=[images.element_spec[0]], autograph=False)
     for inputs, _ in images:

@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from components.trainer.recurrent import BidirectionalLSTM, reversed_frames
 from components.trainer.settings import ModelConfig
+from components.trainer.strip import side_by_side
+from htr_client.model_facts import COLUMNS_PER_FRAME
 
 _MOMENTUM, _EPSILON = 0.95, 1e-3
 
@@ -102,8 +104,8 @@ class ConvolutionStage(keras.layers.Layer):
         """H of the output for that of the input."""
         return -(-height // self.stride) // self.pool[0]
 
-    def call(self, x: tf.Tensor, widths: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """Features [N, H, W, D] and valid widths int32 [N] to those of the next stage."""
+    def call(self, x: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        """Features [N, H, W, D], and 1 for each column of an image [N, W], 0 elsewhere, to those of the next stage."""
         if training:
             # A frozen stage keeps its statistics as well as its weights.
             x = self.normalisation(self.convolution(x), training=self.trainable)
@@ -116,10 +118,9 @@ class ConvolutionStage(keras.layers.Layer):
         x = tf.nn.relu(x)
         if max(self.pool) > 1:
             x = tf.nn.max_pool2d(x, self.pool, self.pool, "VALID")
-        # Rounded up like the frames, though pooling drops an odd last column: `decode_batch` pads to whole frames.
-        widths = -(-widths // (self.stride * self.pool[1]))
-        mask = tf.sequence_mask(widths, tf.shape(x)[2], dtype=x.dtype)
-        return x * mask[:, tf.newaxis, :, tf.newaxis], widths
+        # Of the columns that become one the first is valid if any is. W is whole frames: pooling drops no odd last one.
+        valid = valid[:, :: self.stride * self.pool[1]]
+        return x * valid[:, tf.newaxis, :, tf.newaxis], valid
 
 
 class Recogniser(keras.Model):
@@ -178,34 +179,46 @@ class Recogniser(keras.Model):
         """Runs the network.
 
         Args:
-            inputs: `images` float32 [N, H, W, 1] (ink 1, paper 0), `widths` int32 [N] (columns without padding).
+            inputs: `images` float32 [N, H, W, 1] (ink 1, paper 0; W a multiple of 4), `widths` int32 [N] (columns
+                without padding).
             training: Whether dropout, batch statistics and the shortcut are used.
 
         Returns:
-            `logits` float32 [N, T, C] with T = ceil(W / 4), and `frames` int32 [N], of which each row uses the first;
-            in training also `shortcut_logits` float32 [N, T, C].
+            `logits` float32 [N, T, C], and `frames` int32 [N], of which each row uses the first; T is the most that an
+            image has. In training T is W / 4, and there are `shortcut_logits` float32 [N, T, C], too.
         """
-        x, widths = tf.cast(inputs["images"], self.compute_dtype), inputs["widths"]
-        for stage in self.stages:
-            x, widths = stage(x, widths, training=training)
-        x = self.frames_of(x)
+        images, widths = inputs["images"], inputs["widths"]
         if not training:
-            return {"frames": widths, "logits": self._logits(x, widths)}
-        outputs = {"frames": widths, "shortcut_logits": self.shortcut_classes(self.dropout(x, training=True))}
+            strip = side_by_side(images, widths)
+            x = strip.by_image(self.features(strip.images, strip.valid))
+            return {"frames": strip.frames, "logits": self._logits(x, strip.frames)}
+        frames = -(-widths // COLUMNS_PER_FRAME)
+        x = self.features(images, tf.sequence_mask(widths, tf.shape(images)[2]), training=True)
+        outputs = {"frames": frames, "shortcut_logits": self.shortcut_classes(self.dropout(x, training=True))}
         for layer in self.recurrent:
-            x = layer(self.dropout(x, training=True), widths, training=True)
+            x = layer(self.dropout(x, training=True), frames, training=True)
         outputs["logits"] = self.classes(self.dropout(x, training=True))
         return outputs
 
+    def features(self, images: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """What the convolutions make of images float32 [N, H, W, 1], of which columns are valid, bool [N, W].
+
+        Returns:
+            [N, W / 4, D] in the precision that the network computes in, 0 for frames that are no image's.
+        """
+        x, mask = tf.cast(images, self.compute_dtype), tf.cast(valid, self.compute_dtype)
+        for stage in self.stages:
+            x, mask = stage(x, mask, training=training)
+        return self.frames_of(x)
+
     def _logits(self, x: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
-        """What training computes from frames [N, T, D], without dropout and in as few operations as it takes."""
-        shape = tf.shape(x)
-        x = tf.transpose(tf.cast(x, tf.float32), [1, 0, 2])
-        backwards = reversed_frames(frames, shape[1])
+        """What training computes from frames [T, N, D], without dropout and in as few operations as it takes."""
+        x, shape = tf.cast(x, tf.float32), tf.shape(x)
+        backwards = reversed_frames(frames, shape[0])
         for layer in self.recurrent:
             x = layer.over_time(x, backwards)
         logits = self.classes(tf.reshape(x, [-1, x.shape[2]]))
-        return tf.transpose(tf.reshape(logits, [shape[1], shape[0], logits.shape[1]]), [1, 0, 2])
+        return tf.transpose(tf.reshape(logits, [shape[0], shape[1], logits.shape[1]]), [1, 0, 2])
 
     def frames_of(self, x: tf.Tensor) -> tf.Tensor:
         """Features of the convolutions [N, H, T, D] to frames [N, T, D]: the strongest of each column."""
