@@ -5,8 +5,8 @@
     python -m benchmarks.export --version word --images FOLDER --bfloat16  # itself, in bfloat16
 
 Both run in this process as the embedded server runs them, on the same images, each image once a size of batch: requests
-have ever new widths, for which TensorFlow has to prepare. They take turns in being the first to transcribe a batch.
-Ratios are within one of several parts of the images. Texts and confidences of both are compared, and CERs where a
+have ever new widths, for which TensorFlow has to prepare. They take turns in being the first to transcribe a few of
+them. Ratios are within one of several parts of the images. Texts and confidences of both are compared, and CERs where a
 folder has `labels.csv`. The profile names TensorFlow's operations; a time is the least of several runs in one thread,
 which a busy machine disturbs least, beside the peak of one core in the same process.
 """
@@ -56,12 +56,14 @@ def compare_time(models: Sequence[LoadedModel], images: Sequence[bytes], size: i
         raise SystemExit(f"There are {len(images)} images, too few for a batch of {size}.")
     for model in models:
         cpu_milliseconds(model, batches[0])
-    times = np.zeros((len(batches), len(models)))
-    for number, batch in enumerate(batches):
+    times, turns = np.zeros((len(batches), len(models))), min(turns, len(batches))
+    # Some batches one after the other, as a server has one version only: its weights stay in the processor's caches.
+    for number, part in enumerate(np.array_split(np.arange(len(batches)), min(2 * turns, len(batches)))):
         # What is prepared for a width is kept for the whole process: each is the first one every other time.
         for which in (0, 1) if number % 2 else (1, 0):
-            times[number, which] = cpu_milliseconds(models[which], batch)
-    by_turn = [part.mean(axis=0) for part in np.array_split(times, min(turns, len(batches)))]
+            for batch in part:
+                times[batch, which] = cpu_milliseconds(models[which], batches[batch])
+    by_turn = [part.mean(axis=0) for part in np.array_split(times, turns)]
     before, after = np.median(by_turn, axis=0)
     ratio = statistics.median(new / old for old, new in by_turn)
     return f"| {size:5d} | {before:8.2f} | {after:8.2f} | {ratio:5.2f} | {1 / ratio:5.2f} |"

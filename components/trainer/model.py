@@ -104,8 +104,8 @@ class ConvolutionStage(keras.layers.Layer):
         """H of the output for that of the input."""
         return -(-height // self.stride) // self.pool[0]
 
-    def call(self, x: tf.Tensor, valid: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """Features [N, H, W, D], and 1 for each column of an image [N, W], 0 elsewhere, to those of the next stage."""
+    def call(self, x: tf.Tensor, mask: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        """Features [N, H, W, D], and [N, 1, W, 1] with 1 for an image's columns, 0 elsewhere, to the next stage's."""
         if training:
             # A frozen stage keeps its statistics as well as its weights.
             x = self.normalisation(self.convolution(x), training=self.trainable)
@@ -118,9 +118,10 @@ class ConvolutionStage(keras.layers.Layer):
         x = tf.nn.relu(x)
         if max(self.pool) > 1:
             x = tf.nn.max_pool2d(x, self.pool, self.pool, "VALID")
-        # Of the columns that become one the first is valid if any is. W is whole frames: pooling drops no odd last one.
-        valid = valid[:, :: self.stride * self.pool[1]]
-        return x * valid[:, tf.newaxis, :, tf.newaxis], valid
+        # Of columns that become one the first is an image's if any is. W is whole frames: pooling drops no odd one.
+        step = self.stride * self.pool[1]
+        mask = mask[:, :, ::step] if step > 1 else mask
+        return x * mask, mask
 
 
 class Recogniser(keras.Model):
@@ -206,7 +207,7 @@ class Recogniser(keras.Model):
         Returns:
             [N, W / 4, D] in the precision that the network computes in, 0 for frames that are no image's.
         """
-        x, mask = tf.cast(images, self.compute_dtype), tf.cast(valid, self.compute_dtype)
+        x, mask = tf.cast(images, self.compute_dtype), tf.cast(valid, self.compute_dtype)[:, tf.newaxis, :, tf.newaxis]
         for stage in self.stages:
             x, mask = stage(x, mask, training=training)
         return self.frames_of(x)

@@ -39,8 +39,9 @@ class BidirectionalLSTM(keras.layers.Layer):
 
     def over_time(self, x: tf.Tensor, backwards: tf.Tensor) -> tf.Tensor:
         """The same for inference: float32, frames first, with `reversed_frames` instead of the numbers of frames."""
+        shape = tf.shape(backwards)
         onward, backward = (
-            _block_lstm(each, *(tf.cast(weight.value, tf.float32) for weight in layer.cell.weights)).h
+            _block_lstm(each, shape, *(tf.cast(weight.value, tf.float32) for weight in layer.cell.weights)).h
             for each, layer in ((x, self.forward), (_rearranged(x, backwards), self.backward))
         )
         return tf.concat([onward, _rearranged(backward, backwards)], axis=-1)
@@ -75,12 +76,15 @@ def _rearranged(x: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.reshape(x, [-1, x.shape[2]]), order)
 
 
-def _block_lstm(x: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor) -> Any:
-    """TensorFlow's operation over [T, N, D] from zero states; its outputs, `h` [T, N, units] among them."""
+def _block_lstm(x: tf.Tensor, shape: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor) -> Any:
+    """TensorFlow's operation over [T, N, D] from zero states; its outputs, `h` [T, N, units] among them.
+
+    It is told T and N: what several layers make of the same tensor, TensorFlow does once.
+    """
     units = recurrent.shape[0]
-    zero, no_peephole = tf.zeros([tf.shape(x)[1], units]), tf.zeros([units])
+    zero, no_peephole = tf.zeros([shape[1], units]), tf.zeros([units])
     return tf.raw_ops.BlockLSTMV2(
-        seq_len_max=tf.cast(tf.shape(x)[0], tf.int64), x=x, cs_prev=zero, h_prev=zero,
+        seq_len_max=tf.cast(shape[0], tf.int64), x=x, cs_prev=zero, h_prev=zero,
         w=tf.concat([kernel, recurrent], 0), wci=no_peephole, wcf=no_peephole, wco=no_peephole, b=bias,
         cell_clip=-1.0, use_peephole=False,
     )  # fmt: skip
@@ -107,7 +111,8 @@ def lstm(
     """
     count, units = recurrents.shape[:2]
     frames, rows = tf.shape(sequences)[1], tf.shape(sequences)[2]
-    runs = [_block_lstm(sequences[k], kernels[k], recurrents[k], biases[k]) for k in range(count)]
+    shape = tf.shape(sequences)[1:3]
+    runs = [_block_lstm(sequences[k], shape, kernels[k], recurrents[k], biases[k]) for k in range(count)]
 
     def gradient(of_hidden: tf.Tensor) -> tuple[tf.Tensor, ...]:
         # All [T, K, N, units], since the loop goes over the frames.

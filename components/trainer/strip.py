@@ -48,24 +48,28 @@ def side_by_side(images: tf.Tensor, widths: tf.Tensor) -> Strip:
     """
     number, columns = tf.shape(images)[0], tf.shape(images)[2]
     frames, most = -(-widths // COLUMNS_PER_FRAME), columns // COLUMNS_PER_FRAME
-    ends = tf.cumsum(frames + 1) - 1
-    length = _rounded_up(ends[-1])
 
     def below() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         return images, tf.sequence_mask(widths, columns), tf.range(number) * most
 
     def beside() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        starts, frame = ends - frames, tf.range(length)
-        image = tf.minimum(tf.searchsorted(ends, frame), number - 1)
-        column = (frame - tf.gather(starts, image))[:, tf.newaxis] * COLUMNS_PER_FRAME + tf.range(COLUMNS_PER_FRAME)
-        valid = column < tf.gather(widths, image)[:, tf.newaxis]
-        by_column = tf.reshape(tf.transpose(images, [0, 2, 1, 3]), [-1, images.shape[1]])
-        ink = tf.gather(by_column, tf.where(valid, image[:, tf.newaxis] * columns + column, 0))
-        ink = tf.transpose(tf.reshape(tf.where(valid[..., tf.newaxis], ink, 0.0), [-1, images.shape[1]]))
-        return ink[tf.newaxis, :, :, tf.newaxis], tf.reshape(valid, [1, -1]), starts
+        ends = tf.cumsum(frames + 1) - 1
+        length, starts = _rounded_up(ends[-1]), ends - frames
 
-    strip, valid, starts = tf.cond((number > 1) & (20 * length < 19 * number * most), beside, below)
-    return Strip(tf.ensure_shape(strip, [None, images.shape[1], None, 1]), valid, frames, starts)
+        def strip() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            frame = tf.range(length)
+            image = tf.minimum(tf.searchsorted(ends, frame), number - 1)
+            column = (frame - tf.gather(starts, image))[:, tf.newaxis] * COLUMNS_PER_FRAME + tf.range(COLUMNS_PER_FRAME)
+            valid = column < tf.gather(widths, image)[:, tf.newaxis]
+            by_column = tf.reshape(tf.transpose(images, [0, 2, 1, 3]), [-1, images.shape[1]])
+            ink = tf.gather(by_column, tf.where(valid, image[:, tf.newaxis] * columns + column, 0))
+            ink = tf.transpose(tf.reshape(tf.where(valid[..., tf.newaxis], ink, 0.0), [-1, images.shape[1]]))
+            return ink[tf.newaxis, :, :, tf.newaxis], tf.reshape(valid, [1, -1]), starts
+
+        return tf.cond(20 * length < 19 * number * most, strip, below)
+
+    laid, valid, starts = tf.cond(number > 1, beside, below)
+    return Strip(tf.ensure_shape(laid, [None, images.shape[1], None, 1]), valid, frames, starts)
 
 
 def _rounded_up(frames: tf.Tensor) -> tf.Tensor:

@@ -115,7 +115,7 @@ def test_what_is_transcribed_is_softened_and_what_is_trained_on_is_not(model, so
     by_hand, ours = model({"images": both, "widths": widths}), soft({"images": images, "widths": widths})
     np.testing.assert_allclose(ours["logits"], by_hand["logits"], atol=1e-5)
     assert np.abs(model({"images": images, "widths": widths})["logits"] - ours["logits"]).max() > 1e-3
-    trained = [one.stages[0](tf.constant(images), tf.ones([2, 64]), training=True)[0] for one in (model, soft)]
+    trained = [one.stages[0](tf.constant(images), tf.ones([2, 1, 64, 1]), training=True)[0] for one in (model, soft)]
     np.testing.assert_array_equal(*trained)
 
 
