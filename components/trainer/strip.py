@@ -16,7 +16,7 @@ class Strip(NamedTuple):
 
     Attributes:
         images: float32 [R, H, S, 1] with R = 1 or N, 0 where no image is.
-        valid: Which columns are an image's own, bool [R, S].
+        valid: Columns that are an image's own, bool [R, S].
         frames: Frames of each image, int32 [N].
         starts: The first of them among all R * S / 4, int32 [N].
     """
