@@ -1,4 +1,4 @@
-"""The images of a batch side by side: what would pad narrow ones to the widest takes time, too."""
+"""The images of a batch side by side: nothing pads narrow ones to the widest, which would take time, too."""
 
 from __future__ import annotations
 
