@@ -56,14 +56,15 @@ def compare_time(models: Sequence[LoadedModel], images: Sequence[bytes], size: i
         raise SystemExit(f"There are {len(images)} images, too few for a batch of {size}.")
     for model in models:
         cpu_milliseconds(model, batches[0])
-    times, turns = np.zeros((len(batches), len(models))), min(turns, len(batches))
-    # Some batches one after the other, as a server has one version only: its weights stay in the processor's caches.
-    for number, part in enumerate(np.array_split(np.arange(len(batches)), min(2 * turns, len(batches)))):
-        # What is prepared for a width is kept for the whole process: each is the first one every other time.
-        for which in (0, 1) if number % 2 else (1, 0):
-            for batch in part:
-                times[batch, which] = cpu_milliseconds(models[which], batches[batch])
-    by_turn = [part.mean(axis=0) for part in np.array_split(times, turns)]
+    by_turn = []
+    for turn in np.array_split(np.arange(len(batches)), min(turns, len(batches))):
+        times: list[list[float]] = [[], []]
+        # Some batches one after the other, as a server with one version has them: its weights stay in the caches.
+        # What is prepared for a width is kept for the whole process: each is the first one in half of a turn.
+        for half, order in zip(np.array_split(turn, 2), ((0, 1), (1, 0)), strict=True):
+            for which in order:
+                times[which] += [cpu_milliseconds(models[which], batches[batch]) for batch in half]
+        by_turn.append(np.mean(times, axis=1))
     before, after = np.median(by_turn, axis=0)
     ratio = statistics.median(new / old for old, new in by_turn)
     return f"| {size:5d} | {before:8.2f} | {after:8.2f} | {ratio:5.2f} | {1 / ratio:5.2f} |"

@@ -55,7 +55,10 @@ def rate(step: Callable[[], Any], images: int, steps: int) -> Rate:
 
 
 def operations(model: Recogniser, height: int, width: int) -> float:
-    """Floating-point operations of one image in the matrix products of inference, two for each weight and place."""
+    """Floating-point operations of one image in the matrix products of inference, two for each weight and place.
+
+    They are those of an image as wide as the batch: of narrower ones inference takes fewer.
+    """
     total, rows, columns = 0, height, width
     for stage in model.stages:
         rows, columns = -(-rows // stage.stride), -(-columns // stage.stride)

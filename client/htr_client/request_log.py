@@ -95,9 +95,11 @@ class RequestLog:
     def _reset(self) -> None:
         """Begins anew, as a process must that was forked from another: threads and locks do not survive that."""
         self._process = os.getpid()
-        # Unlike queue.Queue's, its lock is never left behind by a signal whose handler raises, as the advised one does.
+        # When the handler of a signal raises, as the advised one does, queue.Queue can keep its lock taken, and close
+        # would wait for it for ever; SimpleQueue cannot.
         self._queue: queue.SimpleQueue[_Record | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._writing: threading.Lock | None = None  # held by the thread as long as it lives
+        self._ending: list[threading.Lock] = []  # those of threads that write what was waiting when the log was closed
         self._at_end: Finalize | None = None
         self._random = random.Random(secrets.randbits(64))
         self._seen = self._written = self._dropped = self._failed = self._bytes = 0
@@ -141,10 +143,12 @@ class RequestLog:
                 return
             try:
                 record = _Record(image, text, confidence, model, version, moment, str(source), request_id)
-                if self._thread is None:
-                    thread = threading.Thread(target=self._write, args=(self._queue,), name="htr-log", daemon=True)
-                    thread.start()
-                    self._thread = thread
+                if self._writing is None:
+                    writing = threading.Lock()
+                    writing.acquire()
+                    work = (self._queue, writing)
+                    threading.Thread(target=self._write, args=work, name="htr-log", daemon=True).start()
+                    self._writing = writing
                     # Processes of multiprocessing end without atexit, and forget at their start what was asked before.
                     self._at_end = Finalize(None, self.close, exitpriority=10)
                 if self._queue.qsize() >= self._queue_size:
@@ -169,27 +173,35 @@ class RequestLog:
         if self._process != os.getpid():
             return  # forked, and has logged nothing: the records are the parent's, which may have held the lock
         with self._lock:
-            thread, records = self._thread, self._queue
-            self._thread, self._queue = None, queue.SimpleQueue()
-            if self._at_end is not None:
-                self._at_end.cancel()
-        if thread is not None:
-            records.put(None)
-            thread.join()
+            if self._writing is not None:
+                # Remembered, since a signal may end the wait below, and the log is closed again at the end. Python's
+                # Thread.join does not wait any more after that (3.10).
+                self._ending = [writing for writing in (*self._ending, self._writing) if writing.locked()]
+                self._queue.put(None)
+            self._writing, self._queue = None, queue.SimpleQueue()
+            ending, at_end = self._ending, self._at_end
+        for writing in ending:
+            with writing:
+                pass
+        if at_end is not None:
+            at_end.cancel()
 
-    def _write(self, records: "queue.SimpleQueue[_Record | None]") -> None:
+    def _write(self, records: "queue.SimpleQueue[_Record | None]", writing: threading.Lock) -> None:
         name, number, day = "", 0, -1.0
-        while (record := records.get()) is not None:
-            if record.moment // _DAY != day:  # a table's age is that of its images, and both may be deleted by it
-                day, number, began = record.moment // _DAY, 0, datetime.fromtimestamp(record.moment, timezone.utc)
-                # The images' names begin like the table's, so that processes never write over each other's.
-                name = f"requests-{began:%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(3)}"
-            number += 1
-            try:
-                self._append(name, number, record)
-                self._written += 1
-            except Exception as error:  # whatever is wrong with a record, others follow it
-                self._fail(error)
+        try:
+            while (record := records.get()) is not None:
+                if record.moment // _DAY != day:  # a table's age is that of its images, and both may be deleted by it
+                    day, number, began = record.moment // _DAY, 0, datetime.fromtimestamp(record.moment, timezone.utc)
+                    # The images' names begin like the table's, so that processes never write over each other's.
+                    name = f"requests-{began:%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(3)}"
+                number += 1
+                try:
+                    self._append(name, number, record)
+                    self._written += 1
+                except Exception as error:  # whatever is wrong with a record, others follow it
+                    self._fail(error)
+        finally:
+            writing.release()
 
     def _drop(self, why: str) -> None:
         self._dropped += 1

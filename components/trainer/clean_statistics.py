@@ -28,8 +28,8 @@ def move_statistics(model: Recogniser, images: tf.data.Dataset, share: float) ->
     kernel = softened(tf.ones([1, 1, 1, 1]), model.softening)
 
     def take_in(inputs: dict[str, tf.Tensor]) -> None:
-        images = tf.nn.conv2d(inputs["images"], kernel, 1, "SAME")
-        model.features(images, tf.sequence_mask(inputs["widths"], tf.shape(images)[2]), training=True)
+        soft = tf.nn.conv2d(inputs["images"], kernel, 1, "SAME")
+        model.features(soft, tf.sequence_mask(inputs["widths"], tf.shape(soft)[2]), training=True)
 
     traced = tf.function(take_in, input_signature=[images.element_spec[0]], autograph=False)
     for inputs, _ in images:

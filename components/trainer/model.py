@@ -105,7 +105,7 @@ class ConvolutionStage(keras.layers.Layer):
         return -(-height // self.stride) // self.pool[0]
 
     def call(self, x: tf.Tensor, mask: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """Features [N, H, W, D], and [N, 1, W, 1] with 1 for an image's columns, 0 elsewhere, to the next stage's."""
+        """Features [N, H, W, D] and their mask [N, 1, W, 1], 1 in columns of an image, to those of the next stage."""
         if training:
             # A frozen stage keeps its statistics as well as its weights.
             x = self.normalisation(self.convolution(x), training=self.trainable)
@@ -118,7 +118,7 @@ class ConvolutionStage(keras.layers.Layer):
         x = tf.nn.relu(x)
         if max(self.pool) > 1:
             x = tf.nn.max_pool2d(x, self.pool, self.pool, "VALID")
-        # Of columns that become one the first is an image's if any is. W is whole frames: pooling drops no odd one.
+        # Images begin at whole frames: of the columns that become one the first is an image's if any is.
         step = self.stride * self.pool[1]
         mask = mask[:, :, ::step] if step > 1 else mask
         return x * mask, mask

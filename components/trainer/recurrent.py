@@ -79,7 +79,7 @@ def _rearranged(x: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
 def _block_lstm(x: tf.Tensor, shape: tf.Tensor, kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor) -> Any:
     """TensorFlow's operation over [T, N, D] from zero states; its outputs, `h` [T, N, units] among them.
 
-    It is told T and N: what several layers make of the same tensor, TensorFlow does once.
+    It is told T and N, by one tensor for all layers: TensorFlow then makes states and steps once.
     """
     units = recurrent.shape[0]
     zero, no_peephole = tf.zeros([shape[1], units]), tf.zeros([units])

@@ -1,4 +1,4 @@
-"""The images of a batch side by side: nothing pads narrow ones to the widest, which would take time, too."""
+"""The images of a batch side by side: padding narrow ones to the widest would take time, too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from htr_client.model_facts import COLUMNS_PER_FRAME
 class Strip(NamedTuple):
     """Images beside each other with an empty frame between two, or below each other where they are about as wide.
 
-    An empty frame is as far as a convolution sees, so each image has the features that it would have alone.
+    An empty frame is as far as the network's convolutions see, so each image has the features that it would have alone.
 
     Attributes:
         images: float32 [R, H, S, 1] with R = 1 or N, 0 where no image is.
@@ -29,7 +29,7 @@ class Strip(NamedTuple):
     def by_image(self, features: tf.Tensor) -> tf.Tensor:
         """Features of all frames [R, S / 4, D] by image: [T, N, D]. T is the most frames of one, 1 at least.
 
-        Behind an image's own frames are any others.
+        Behind an image's own frames are those of others.
         """
         frame = tf.range(tf.maximum(tf.reduce_max(self.frames), 1))[:, tf.newaxis] + self.starts
         features = tf.reshape(features, [-1, features.shape[2]])
@@ -73,7 +73,7 @@ def side_by_side(images: tf.Tensor, widths: tf.Tensor) -> Strip:
 
 
 def _rounded_up(frames: tf.Tensor) -> tf.Tensor:
-    """The next multiple of a sixteenth to a thirty-second of what is asked for, of 4 at least."""
+    """The next multiple of 4, from 128 on of 8, from 256 on of 16, and so on."""
     steps = tf.constant([4 * 2**n for n in range(16)])
     step = steps[tf.searchsorted(32 * steps, frames[tf.newaxis], side="right")[0]]
     return -(-frames // step) * step

@@ -4,10 +4,7 @@ import asyncio
 import csv
 import multiprocessing
 import resource
-import signal
 import stat
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -110,7 +107,7 @@ def test_rate_is_the_share_that_is_logged(tmp_path):
     assert log.counts.seen == 5000 and 400 < log.counts.written < 600 and log.counts.dropped == 0
     half = [RequestLog(tmp_path / name, rate=0.5) for name in ("c", "d")]
     for log in half:
-        _offer_many(log, map(str, range(64)))
+        offer_many(log, map(str, range(64)))
         log.close()
     chosen = [[row["text"] for row in rows(log.folder)] for log in half]
     assert chosen[0] != chosen[1], "each process draws its own"
@@ -263,84 +260,9 @@ def test_forked_process_writes_files_of_its_own(tmp_path):
     assert len(list(tmp_path.glob("*.csv"))) == 2
 
 
-def _offer_many(log, texts):
+def offer_many(log, texts):
     for text in texts:
         log.offer(b"\x89PNG", text, 0.5, "htr", 1)
-
-
-def test_processes_of_multiprocessing_lose_nothing_at_their_end(tmp_path):
-    """They end without atexit."""
-    log, context = RequestLog(tmp_path, rate=1), multiprocessing.get_context("fork")
-    _offer_many(log, ["parent"])
-    child = context.Process(target=_offer_many, args=(log, [f"child {number}" for number in range(100)]))
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0
-    assert sorted(row["text"] for row in rows(tmp_path) if row["text"] != "parent") == sorted(
-        f"child {number}" for number in range(100)
-    )
-    close(log)
-    assert len(rows(tmp_path)) == 101
-
-
-HANDLER = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))"
-ENDLESS = f"""
-import signal, sys
-from htr_client import RequestLog
-
-log = RequestLog(sys.argv[1], rate=0.05)
-{HANDLER}
-print("begun", flush=True)
-while True:
-    log.offer(b"PNG", "a", 0.5, "htr", 1)
-"""
-
-
-def test_a_signal_that_ends_the_program_as_the_readme_says_loses_nothing(tmp_path):
-    """Whatever the thread of the handler is doing."""
-    assert f"`{HANDLER}`" in (Path(__file__).parents[2] / "client" / "README.md").read_text("utf-8")
-    for number in range(2):
-        folder = tmp_path / str(number)
-        with subprocess.Popen([sys.executable, "-c", ENDLESS, folder], stdout=subprocess.PIPE) as loop:
-            assert loop.stdout.readline() == b"begun\n"
-            time.sleep(0.1 + 0.05 * number)
-            loop.send_signal(signal.SIGTERM)
-            try:
-                assert loop.wait(60) == 143
-            finally:
-                loop.kill()
-        assert len(rows(folder)) == len(list(folder.glob("images/*"))) > 0
-
-
-def _end_at(number):
-    """A profiler that ends the program where Python looks for signals: at its n-th call or return from C."""
-    passed = 0
-
-    def profile(_frame, event, _):
-        nonlocal passed
-        if event in ("call", "c_return") and (passed := passed + 1) == number:
-            sys.exit(143)
-
-    return profile
-
-
-def test_a_log_can_be_closed_wherever_a_signal_ended_the_program(tmp_path):
-    """A lock that a record leaves behind would hang the process at its end."""
-    log, number, ended = RequestLog(tmp_path, rate=1), 0, True
-    while ended:
-        log.offer(b"PNG", "a", 0.5, "htr", 1)
-        number, before = number + 1, sys.getprofile()
-        try:
-            sys.setprofile(_end_at(number))
-            log.offer(b"PNG", "b", 0.5, "htr", 1)
-            ended = False
-        except SystemExit:
-            pass
-        finally:
-            sys.setprofile(before)
-        close(log)
-    texts = [row["text"] for row in rows(tmp_path)]
-    assert number > 8 and texts.count("a") == number and 1 <= texts.count("b") < number
 
 
 def test_a_log_can_be_deleted_by_its_age(tmp_path, monkeypatch, far_east):
@@ -348,7 +270,7 @@ def test_a_log_can_be_deleted_by_its_age(tmp_path, monkeypatch, far_east):
     log, now = RequestLog(tmp_path, rate=1), 1_780_000_000
     for day in (0, 1, 2):
         monkeypatch.setattr(time, "time", lambda day=day: now + day * 24 * 3600)
-        _offer_many(log, [f"{day} a", f"{day} b"])
+        offer_many(log, [f"{day} a", f"{day} b"])
     close(log)
     tables = sorted(tmp_path.glob("*.csv"))
     assert [path.name[:17] for path in tables] == ["requests-20260528", "requests-20260529", "requests-20260530"]

@@ -66,6 +66,14 @@ def test_a_strip_holds_every_column_once_and_little_else(widths):
     assert len(widths) == 1 or columns * 0.95 <= max(needed * 17 / 16, needed + 12)
 
 
+def test_strips_have_few_widths():
+    """TensorFlow prepares its convolutions for each."""
+    images = tf.zeros([5, 1, 400, 1])
+    strips = [side_by_side(images, tf.constant([200, 200, 200, 4, width])) for width in range(4, 401, 4)]
+    assert all(strip.images.shape[0] == 1 for strip in strips)
+    assert len({strip.images.shape[2] for strip in strips}) <= 13
+
+
 @pytest.mark.parametrize("widths", [[40], [96, 96, 96], [96, 92, 94]])
 def test_images_that_are_about_as_wide_stay_where_they_are(widths):
     images = padded(widths)
