@@ -110,8 +110,8 @@ def lstm(
         Hidden states float32 [K, T, N, units], and the function that `tf.custom_gradient` wants.
     """
     count, units = recurrents.shape[:2]
-    frames, rows = tf.shape(sequences)[1], tf.shape(sequences)[2]
     shape = tf.shape(sequences)[1:3]
+    frames, rows = tf.unstack(shape)
     runs = [_block_lstm(sequences[k], shape, kernels[k], recurrents[k], biases[k]) for k in range(count)]
 
     def gradient(of_hidden: tf.Tensor) -> tuple[tf.Tensor, ...]:
